@@ -1,0 +1,56 @@
+// The port to the job engine: durable wake-ups that every replica works on. pg-boss shows in this folder only.
+import type { Kysely, Transaction } from 'kysely';
+import type { Tables } from './tables.ts';
+
+/** What each queue carries. */
+export interface QueueMessages {
+  /** One step of one instance. Active once at a time for each instance. */
+  instance: { instanceId: string; wake: number };
+  /** Place queued jobs on free slots. At most one waiting. */
+  dispatch: Record<string, never>;
+  /** One attempt of one job on one slot. Active once at a time for each slot; comes back after a crash. */
+  run: { jobId: string; attemptId: string; instanceId: string; slot: number };
+  /** Expire what waited too long, re-arm lost wake-ups. At most one waiting. */
+  sweep: Record<string, never>;
+}
+export type QueueName = keyof QueueMessages;
+
+/** Either the database or a transaction of it: a message sent in a transaction exists only if that commits. */
+export type Executor = Kysely<Tables> | Transaction<Tables>;
+
+export interface SendOptions {
+  /** Not before this many milliseconds; precise to about a second. */
+  afterMs?: number;
+}
+
+export interface HandlerContext {
+  /** Aborted when the service stops or when the engine gave the message to somebody else. */
+  signal: AbortSignal;
+}
+
+export interface QueueHealth {
+  ok: boolean;
+  /** Messages that wait or are worked on, by queue. */
+  depth: Partial<Record<QueueName, number>>;
+}
+
+export interface Queues {
+  /** Installs the queues and begins to listen. */
+  start(): Promise<void>;
+  /** Works on a queue with `concurrency` handlers. A handler that throws is called again later with the same message. */
+  work<Q extends QueueName>(
+    queue: Q,
+    concurrency: number,
+    handler: (message: QueueMessages[Q], context: HandlerContext) => Promise<void>,
+  ): Promise<void>;
+  /** Enqueues; the wake-up leaves at commit. */
+  send<Q extends QueueName>(
+    executor: Executor,
+    queue: Q,
+    message: QueueMessages[Q],
+    options?: SendOptions,
+  ): Promise<void>;
+  health(): Promise<QueueHealth>;
+  /** Takes no more messages, aborts the running handlers' signals, waits up to `timeoutMs` for them, and hands back what did not end. */
+  stop(timeoutMs: number): Promise<void>;
+}

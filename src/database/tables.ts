@@ -1,0 +1,195 @@
+// The tables as Kysely sees them; the migrations are where they come from.
+import type { ColumnType, Generated, JSONColumnType, Selectable } from 'kysely';
+import type {
+  InstancePhase,
+  InstanceStatus,
+  PhaseTime,
+  RentalStatus,
+  TerminationReason,
+} from '../instances/instance.ts';
+import type { Offer } from '../instances/provider.ts';
+import type { Requirements, RequestedRequirements } from '../instances/requirements.ts';
+import type {
+  AttemptOutcome,
+  AttemptStatus,
+  JobError,
+  JobInput,
+  JobProgress,
+  JobStatus,
+  OutputKind,
+  Workflow,
+} from '../jobs/job.ts';
+
+/** A JSON column that may be null. Written as text, so that arrays and null mean what they say. */
+type NullableJson<T> = ColumnType<T | null, string | null | undefined, string | null>;
+type Defaulted<T> = ColumnType<T, T | undefined, T>;
+type DefaultedJson<T> = ColumnType<T, string | undefined, string>;
+/** Null unless written. */
+type Optional<T> = ColumnType<T | null, T | null | undefined, T | null>;
+type CreatedAt = ColumnType<Date, Date | undefined, Date>;
+
+export interface Tables {
+  service_values: { name: string; value: string };
+  api_keys: {
+    id: string;
+    name: string;
+    hash: string;
+    origin: 'settings' | 'command';
+    created_at: CreatedAt;
+    revoked_at: Optional<Date>;
+  };
+  instances: InstancesTable;
+  rentals: RentalsTable;
+  assets: {
+    id: string;
+    size_bytes: number;
+    content_type: string;
+    file_name: Optional<string>;
+    created_at: CreatedAt;
+  };
+  jobs: JobsTable;
+  attempts: AttemptsTable;
+  slots: { instance_id: string; slot: number; job_id: Optional<string> };
+  outputs: OutputsTable;
+  job_events: {
+    id: Generated<number>;
+    job_id: string;
+    type: string;
+    data: JSONColumnType<object>;
+    created_at: CreatedAt;
+  };
+}
+
+interface InstancesTable {
+  id: string;
+  provider: 'vast' | 'static';
+  status: InstanceStatus;
+  /** Null when ready, draining, terminating or terminated. */
+  phase: Optional<InstancePhase>;
+  phases: DefaultedJson<PhaseTime[]>;
+  phase_started_at: Optional<Date>;
+  requirements: JSONColumnType<Requirements>;
+  /** The offer that the caller asked for; only the first rental heeds it. */
+  wanted_offer_id: Optional<string>;
+  static_url: Optional<string>;
+  /** The current rental; earlier ones are gone. */
+  rental_id: Optional<string>;
+  rental_count: Defaulted<number>;
+  gpu_name: Optional<string>;
+  gpu_count: Optional<number>;
+  vram_gb: Optional<number>;
+  region: Optional<string>;
+  comfyui_version: Optional<string>;
+  message: Optional<string>;
+  /** Since when a ready instance has not answered its checks. */
+  unreachable_since: Optional<Date>;
+  /** Readiness checks passed in a row. */
+  checks_passed: Defaulted<number>;
+  termination_reason: Optional<TerminationReason>;
+  termination_detail: Optional<string>;
+  /** Why it is being ended, before it is confirmed. */
+  pending_reason: Optional<TerminationReason>;
+  pending_detail: Optional<string>;
+  /** Counts wake-ups; a wake-up that carries an older number was overtaken and is dropped. */
+  wake: Defaulted<number>;
+  next_step_at: Optional<Date>;
+  api_key: Optional<string>;
+  created_at: CreatedAt;
+  ready_at: Optional<Date>;
+  terminated_at: Optional<Date>;
+}
+
+interface RentalsTable {
+  id: string;
+  instance_id: string;
+  number: number;
+  status: RentalStatus;
+  label: string;
+  offer: JSONColumnType<Offer>;
+  machine_id: string;
+  price_per_hour_usd: number;
+  provider_instance_id: Optional<string>;
+  secret: string;
+  address_url: Optional<string>;
+  certificate_fingerprint: Optional<string>;
+  message: Optional<string>;
+  end_reason: Optional<TerminationReason>;
+  end_evidence: Optional<string>;
+  destroy_tries: Defaulted<number>;
+  /** Since when the provider's views show no such rental. */
+  absent_since: Optional<Date>;
+  created_at: CreatedAt;
+  create_sent_at: Optional<Date>;
+  confirmed_at: Optional<Date>;
+  running_at: Optional<Date>;
+  /** Since when connections to its address have only timed out. */
+  first_timeout_at: Optional<Date>;
+  ready_at: Optional<Date>;
+  destroy_requested_at: Optional<Date>;
+  gone_at: Optional<Date>;
+}
+
+interface JobsTable {
+  id: string;
+  status: JobStatus;
+  workflow: JSONColumnType<Workflow>;
+  inputs: DefaultedJson<JobInput[]>;
+  requirements: NullableJson<RequestedRequirements>;
+  wanted_instance_id: Optional<string>;
+  priority: Defaulted<number>;
+  metadata: DefaultedJson<Record<string, string>>;
+  wait_limit_ms: number;
+  time_limit_ms: number;
+  /** What a queued job waits for, in words. */
+  waiting_for: Optional<string>;
+  progress: NullableJson<JobProgress>;
+  error: NullableJson<JobError>;
+  /** Number of the current or last attempt; the fence of every write of a run. */
+  attempt: Defaulted<number>;
+  attempt_id: Optional<string>;
+  instance_id: Optional<string>;
+  cancel_requested_at: Optional<Date>;
+  api_key: Optional<string>;
+  created_at: CreatedAt;
+  queued_at: CreatedAt;
+  started_at: Optional<Date>;
+  finished_at: Optional<Date>;
+}
+
+interface AttemptsTable {
+  /** ComfyUI's prompt_id. */
+  id: string;
+  job_id: string;
+  number: number;
+  instance_id: string;
+  slot: number;
+  client_id: string;
+  status: AttemptStatus;
+  outcome: Optional<AttemptOutcome>;
+  reason: Optional<string>;
+  created_at: CreatedAt;
+  submitted_at: Optional<Date>;
+  started_at: Optional<Date>;
+  executed_at: Optional<Date>;
+  ended_at: Optional<Date>;
+}
+
+interface OutputsTable {
+  job_id: string;
+  name: string;
+  position: number;
+  node_id: string;
+  kind: OutputKind;
+  /** From ComfyUI's temp folder: a preview rather than a result. */
+  temporary: boolean;
+  asset_id: Optional<string>;
+  text: Optional<string>;
+  created_at: CreatedAt;
+}
+
+export type InstanceRow = Selectable<InstancesTable>;
+export type RentalRow = Selectable<RentalsTable>;
+export type JobRow = Selectable<JobsTable>;
+export type AttemptRow = Selectable<AttemptsTable>;
+export type OutputRow = Selectable<OutputsTable>;
+export type AssetRow = Selectable<Tables['assets']>;

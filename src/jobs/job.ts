@@ -1,0 +1,101 @@
+// The job and its attempts: statuses, errors, progress, and which may follow which.
+
+export const jobStatuses = [
+  'queued',
+  'running',
+  'canceling',
+  'succeeded',
+  'failed',
+  'canceled',
+  'expired',
+] as const;
+export type JobStatus = (typeof jobStatuses)[number];
+
+/** Which status may follow which. A running job goes back to `queued` when its instance is lost and another try is allowed. */
+export const jobTransitions: Record<JobStatus, readonly JobStatus[]> = {
+  queued: ['running', 'canceled', 'expired', 'failed'],
+  running: ['succeeded', 'failed', 'canceling', 'queued'],
+  canceling: ['canceled', 'succeeded', 'failed'],
+  succeeded: [],
+  failed: [],
+  canceled: [],
+  expired: [],
+};
+
+export const finalJobStatuses: readonly JobStatus[] = jobStatuses.filter(
+  (status) => jobTransitions[status].length === 0,
+);
+
+export function isFinal(status: JobStatus): boolean {
+  return finalJobStatuses.includes(status);
+}
+
+/** The statuses from which `to` may be reached: the guard of every write of a status. */
+export function jobStatusesBefore(to: JobStatus): JobStatus[] {
+  return jobStatuses.filter((from) => jobTransitions[from].includes(to));
+}
+
+/** Why a job failed or expired. */
+export const jobErrorCodes = [
+  'node_error',
+  'invalid_workflow',
+  'invalid_input',
+  'input_unavailable',
+  'out_of_memory',
+  'time_limit',
+  'wait_limit',
+  'instance_lost',
+  'prompt_lost',
+  'output_unavailable',
+  'unexpected_answer',
+] as const;
+export type JobErrorCode = (typeof jobErrorCodes)[number];
+
+export interface JobError {
+  code: JobErrorCode;
+  /** What happened and what to do, for a person. */
+  detail: string;
+  nodeId?: string;
+  nodeType?: string;
+  exceptionType?: string;
+  /** ComfyUI's own findings, node by node, where it refused the workflow. */
+  nodeErrors?: Record<string, unknown>;
+}
+
+/** A snapshot of a running job. Fractions are 0 to 1. */
+export interface JobProgress {
+  /** What the attempt is doing. */
+  phase: 'staging' | 'waiting' | 'executing' | 'collecting';
+  /** Part of the nodes that are done, the steps of the current one included. */
+  fraction: number;
+  nodesDone: number;
+  nodesTotal: number;
+  currentNode: string | null;
+  currentNodeType: string | null;
+  step: number | null;
+  steps: number | null;
+}
+
+/** A value for one input of one node of the workflow. Exactly one of `value`, `assetId` and `url` is set. */
+export interface JobInput {
+  node: string;
+  input: string;
+  value?: unknown;
+  assetId?: string;
+  url?: string;
+}
+
+/** One node of an API-format workflow. */
+export interface WorkflowNode {
+  class_type: string;
+  inputs: Record<string, unknown>;
+  _meta?: Record<string, unknown>;
+}
+export type Workflow = Record<string, WorkflowNode>;
+
+export const attemptStatuses = ['staging', 'submitted', 'collecting', 'ended'] as const;
+export type AttemptStatus = (typeof attemptStatuses)[number];
+export type AttemptOutcome = 'succeeded' | 'failed' | 'canceled' | 'lost';
+
+export const outputKinds = ['image', 'video', 'audio', 'model', 'text', 'file'] as const;
+export type OutputKind = (typeof outputKinds)[number];
