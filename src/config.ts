@@ -121,7 +121,7 @@ export const settingsSchema = z.object({
     description: 'Reach machines by HTTPS, with the certificate pinned on first use.',
   }),
   VAST_COMFYUI_ARGS: setting(text().max(150).prefault(''), {
-    description: 'Further command-line arguments for ComfyUI, after those that the service needs.',
+    description: 'Further command-line arguments for ComfyUI, before those that the service needs.',
   }),
   VAST_PROVISIONING_SCRIPT: setting(
     z
@@ -257,6 +257,9 @@ export function loadConfig(env: Record<string, string | undefined>): Config {
   );
 }
 
+/** What the name of an API key looks like. */
+export const apiKeyNamePattern = /^[A-Za-z0-9_.-]{1,64}$/;
+
 /** The API keys of the settings as pairs; a key never appears in an error. */
 export function configuredApiKeys(config: Config): { name: string; key: string }[] {
   return config.API_KEYS.map((entry) => {
@@ -281,7 +284,7 @@ function checkTogether(config: Config): Config {
   const lines: string[] = [];
   const names = new Set<string>();
   for (const { name, key } of configuredApiKeys(config)) {
-    if (!/^[A-Za-z0-9_.-]{1,64}$/.test(name))
+    if (!apiKeyNamePattern.test(name))
       lines.push('API_KEYS: every entry is name=key, with a name of letters, digits, _ . or -.');
     else if (key.length < 32) lines.push(`API_KEYS: the key named ${name} is shorter than 32 characters.`);
     if (names.has(name)) lines.push(`API_KEYS: the name ${name} appears twice.`);

@@ -7,6 +7,7 @@ export const errorTable = {
   workflow_format_ui: { status: 422, title: 'The workflow is a UI export, not the API format' },
   invalid_input: { status: 422, title: 'An input of the job is not valid' },
   unauthorized: { status: 401, title: 'An API key is needed' },
+  forbidden: { status: 403, title: 'The request is not allowed' },
   not_found: { status: 404, title: 'There is no such thing' },
   instance_not_found: { status: 404, title: 'There is no such instance' },
   job_not_found: { status: 404, title: 'There is no such job' },
@@ -23,6 +24,7 @@ export const errorTable = {
   provider_not_configured: { status: 409, title: 'No provider is set up for this' },
   provider_unavailable: { status: 502, title: 'The provider did not answer as it should' },
   overloaded: { status: 503, title: 'The service is overloaded or stopping' },
+  storage_full: { status: 507, title: 'There is no room left for files' },
   internal: { status: 500, title: 'Something went wrong inside the service' },
 } as const satisfies Record<string, { status: number; title: string }>;
 

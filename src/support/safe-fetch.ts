@@ -1,0 +1,257 @@
+// Fetches a file from a URL that a caller wrote, without letting the caller reach into our own network.
+import { lookup as lookupHost } from 'node:dns/promises';
+import type { LookupAddress } from 'node:dns';
+import { isIP, type LookupFunction } from 'node:net';
+import type { Readable } from 'node:stream';
+import { callbackify } from 'node:util';
+import { parse as parseDisposition } from 'content-disposition';
+import { buildConnector, Client, type Dispatcher } from 'undici';
+import { ServiceError } from '../errors.ts';
+import { guardStream, type StreamFailure } from './guarded-stream.ts';
+import { isPublicAddress } from './public-address.ts';
+
+export interface PublicFetchOptions {
+  /** Largest file that is accepted. */
+  maxBytes: number;
+  /** Limit of the whole retrieval, from the first look-up to the last byte. */
+  timeoutMs: number;
+  /** Limit of every wait for a connection, for headers and for the next bytes; 30 s unless told. */
+  stallMs?: number;
+  maxRedirects?: number;
+  /** Hosts whose address may be private, as `host` or `host:port`. */
+  allowedHosts: readonly string[];
+  /** What the caller's field is called in errors. */
+  field?: string;
+  signal?: AbortSignal | undefined;
+  /** Finds the addresses of a host name; the system's resolver unless told. */
+  resolveHost?: (hostname: string) => Promise<LookupAddress[]>;
+}
+
+export interface PublicFile {
+  /** Fails with a `ServiceError` when a limit is passed or the sender breaks off. */
+  stream: Readable;
+  /** As claimed by the sender. */
+  contentType: string | null;
+  /** As the sender names it, else the last part of the URL; not checked. */
+  fileName: string | null;
+  /** As announced; null where it was not. */
+  sizeBytes: number | null;
+}
+
+/** What one fetch carries from hop to hop. */
+interface Retrieval extends Required<Omit<PublicFetchOptions, 'signal'>> {
+  callerSignal: AbortSignal | undefined;
+  deadline: AbortSignal;
+  /** Either of the two. */
+  signal: AbortSignal;
+}
+
+interface Answer {
+  url: URL;
+  status: number;
+  headers: Dispatcher.ResponseData['headers'];
+  body: Readable;
+  /** Drops the connection. */
+  close: () => void;
+}
+
+const userAgent = 'comfyfleet';
+const redirectStatuses = new Set([301, 302, 303, 307, 308]);
+
+/**
+ * Opens a public file. Connections go only to addresses of the public internet, checked at the moment of connecting, on every hop.
+ * Rejects with a `ServiceError` of code `invalid_input` that tells nothing about our network, or with the reason of `signal`.
+ */
+export async function fetchPublic(url: string, options: PublicFetchOptions): Promise<PublicFile> {
+  const retrieval = begin(options);
+  let target = checkedUrl(url, null, retrieval);
+  for (let redirects = 0; redirects <= retrieval.maxRedirects; redirects += 1) {
+    const answer = await ask(target, retrieval);
+    const location = redirectLocation(answer);
+    if (location === null) return accept(answer, retrieval);
+    answer.close();
+    target = checkedUrl(location, target, retrieval);
+  }
+  throw refusal(retrieval, `The URL redirects more than ${retrieval.maxRedirects} times.`);
+}
+
+function begin({ signal: callerSignal, ...options }: PublicFetchOptions): Retrieval {
+  const deadline = AbortSignal.timeout(options.timeoutMs);
+  return {
+    maxRedirects: 5,
+    stallMs: 30_000,
+    field: 'url',
+    resolveHost: (hostname) => lookupHost(hostname, { all: true }),
+    ...options,
+    callerSignal,
+    deadline,
+    signal: callerSignal === undefined ? deadline : AbortSignal.any([callerSignal, deadline]),
+  };
+}
+
+/** The URL of the next hop. Host names are checked when connecting, not here: what counts is the address that is connected to. */
+function checkedUrl(text: string, from: URL | null, retrieval: Retrieval): URL {
+  const url = URL.parse(text, from?.href);
+  if (url === null) throw refusal(retrieval, 'This is not a URL.');
+  if (url.protocol !== 'http:' && url.protocol !== 'https:') {
+    throw refusal(retrieval, 'The URL must begin with http:// or https://.');
+  }
+  if (url.username !== '' || url.password !== '') {
+    throw refusal(retrieval, 'The URL must not contain a user name or password.');
+  }
+  if (from?.protocol === 'https:' && url.protocol === 'http:') {
+    throw refusal(retrieval, 'The URL redirects from https to http.');
+  }
+  return url;
+}
+
+async function ask(url: URL, retrieval: Retrieval): Promise<Answer> {
+  // One client for one request: no connection is kept, so none can be used later without its check.
+  const client = new Client(url.origin, { connect: guardedConnector(url, retrieval), allowH2: false });
+  const close = (): void => {
+    client.destroy().catch(() => {});
+  };
+  try {
+    const { statusCode, headers, body } = await client.request({
+      method: 'GET',
+      path: `${url.pathname}${url.search}`,
+      headers: { accept: '*/*', 'accept-encoding': 'identity', 'user-agent': userAgent },
+      signal: retrieval.signal,
+      headersTimeout: retrieval.stallMs,
+      // The guard of the stream has this limit.
+      bodyTimeout: 0,
+    });
+    body.on('error', () => {});
+    return { url, status: statusCode, headers, body, close };
+  } catch (error) {
+    close();
+    throw explain(error, retrieval);
+  }
+}
+
+function guardedConnector(url: URL, retrieval: Retrieval): buildConnector.connector {
+  const accepts = isAllowed(url, retrieval.allowedHosts) ? () => true : isPublicAddress;
+  const connect = buildConnector({
+    allowH2: false,
+    timeout: retrieval.stallMs,
+    lookup: filteredLookup(retrieval.resolveHost, accepts),
+    // Node then asks the look-up for all addresses at once, and tries each.
+    autoSelectFamily: true,
+  });
+  return (options, callback) => {
+    // An address in place of a name is connected to without a look-up.
+    if (isIP(options.hostname) !== 0 && !accepts(options.hostname))
+      callback(new HostRefusedError('The address may not be used.'), null);
+    else connect(options, callback);
+  };
+}
+
+function isAllowed(url: URL, allowedHosts: readonly string[]): boolean {
+  const port = url.port === '' ? (url.protocol === 'https:' ? '443' : '80') : url.port;
+  const spellings = new Set([url.hostname, `${url.hostname}:${port}`]);
+  return allowedHosts.some((host) => spellings.has(host.toLowerCase()));
+}
+
+/** A look-up that answers with acceptable addresses only: Node connects to what it answers, so nothing can change in between. */
+function filteredLookup(
+  resolveHost: Retrieval['resolveHost'],
+  accepts: (address: string) => boolean,
+): LookupFunction {
+  const lookUp = callbackify(async (hostname: string) => {
+    const addresses = await resolveHost(hostname).catch((cause: unknown) => {
+      throw new HostRefusedError('The look-up failed.', { cause });
+    });
+    const usable = addresses.filter(({ address }) => accepts(address));
+    if (usable.length === 0) throw new HostRefusedError('No address may be used.');
+    return usable;
+  });
+  return (hostname, _options, callback) => lookUp(hostname, callback);
+}
+
+/** The host does not exist, or exists only where callers may not look: nobody is told which. */
+class HostRefusedError extends Error {
+  override readonly name = 'HostRefusedError';
+}
+
+function redirectLocation({ status, headers }: Answer): string | null {
+  if (!redirectStatuses.has(status)) return null;
+  return headerText(headers.location);
+}
+
+function accept(answer: Answer, retrieval: Retrieval): PublicFile {
+  const problem = problemOf(answer, retrieval);
+  if (problem !== null) {
+    answer.close();
+    throw refusal(retrieval, problem);
+  }
+  const stream = guardStream(answer.body, {
+    maxBytes: retrieval.maxBytes,
+    stallMs: retrieval.stallMs,
+    failure: (kind, cause) => explainFailure(kind, cause, retrieval),
+  });
+  stream.once('close', answer.close);
+  return {
+    stream,
+    contentType: headerText(answer.headers['content-type']),
+    fileName: fileNameOf(answer),
+    sizeBytes: announcedBytes(answer),
+  };
+}
+
+function problemOf(answer: Answer, retrieval: Retrieval): string | null {
+  if (answer.status !== 200) return `The URL answered with status ${answer.status}.`;
+  const encoding = headerText(answer.headers['content-encoding']);
+  if (encoding !== null && encoding.toLowerCase() !== 'identity') {
+    return 'The URL answered with a compressed body although none was asked for.';
+  }
+  return (announcedBytes(answer) ?? 0) > retrieval.maxBytes ? tooLarge(retrieval) : null;
+}
+
+function announcedBytes({ headers }: Answer): number | null {
+  const text = headerText(headers['content-length']);
+  return text === null ? null : Number(text);
+}
+
+function fileNameOf({ headers, url }: Answer): string | null {
+  const disposition = headerText(headers['content-disposition']);
+  const named = disposition === null ? undefined : parseDisposition(disposition).parameters.filename;
+  if (named !== undefined && named !== '') return named;
+  const last = url.pathname.slice(url.pathname.lastIndexOf('/') + 1);
+  try {
+    return last === '' ? null : decodeURIComponent(last);
+  } catch {
+    return last;
+  }
+}
+
+function headerText(value: string | string[] | undefined): string | null {
+  return (Array.isArray(value) ? value[0] : value) ?? null;
+}
+
+function explainFailure(kind: StreamFailure, cause: unknown, retrieval: Retrieval): unknown {
+  if (kind === 'too_large') return refusal(retrieval, tooLarge(retrieval));
+  if (kind === 'stalled') {
+    return refusal(retrieval, `The URL sent nothing for ${retrieval.stallMs / 1000} s.`);
+  }
+  return explain(cause, retrieval);
+}
+
+/** What the caller is told of a failure; the cause goes to the log only. */
+function explain(cause: unknown, retrieval: Retrieval): unknown {
+  if (retrieval.callerSignal?.aborted === true) return retrieval.callerSignal.reason;
+  if (retrieval.deadline.aborted) {
+    return refusal(retrieval, `The file did not arrive within ${retrieval.timeoutMs / 1000} s.`, cause);
+  }
+  if (cause instanceof HostRefusedError) {
+    return refusal(retrieval, 'The host of the URL was not found on the public internet.', cause);
+  }
+  return refusal(retrieval, 'The host of the URL could not be reached or broke off.', cause);
+}
+
+function tooLarge({ maxBytes }: Retrieval): string {
+  return `The file behind the URL is larger than ${maxBytes} bytes.`;
+}
+
+function refusal(retrieval: Retrieval, detail: string, cause?: unknown): ServiceError {
+  return new ServiceError('invalid_input', detail, { field: retrieval.field, cause });
+}

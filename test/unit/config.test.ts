@@ -1,0 +1,126 @@
+import { describe, expect, it } from 'vitest';
+import { ConfigError, configuredApiKeys, describeSettings, loadConfig } from '../../src/config.ts';
+
+/** The lines about settings at fault. */
+function linesOf(env: Record<string, string>): string[] {
+  try {
+    loadConfig(env);
+  } catch (error) {
+    if (error instanceof ConfigError) return error.lines;
+    throw error;
+  }
+  return [];
+}
+
+const key = 'a'.repeat(32);
+
+describe('loadConfig', () => {
+  it('needs nothing', () => {
+    expect(loadConfig({})).toMatchObject({ HOST: '127.0.0.1', PORT: 8400, API_KEYS: [], TRUST_PROXY: false });
+  });
+
+  it('takes an empty value for unset', () => {
+    expect(loadConfig({ PORT: '', DATABASE_URL: '', VASTAI_API_KEY: '' })).toEqual(loadConfig({}));
+  });
+
+  it('ignores the rest of the environment', () => {
+    expect(loadConfig({ PATH: '/bin', PORTS: 'x' })).toEqual(loadConfig({}));
+  });
+
+  it('reads numbers, flags, lists and URLs', () => {
+    const config = loadConfig({
+      PORT: '0',
+      BODY_LIMIT_MB: '2.5',
+      TRUST_PROXY: 'true',
+      CORS_ORIGINS: ' https://a.example , https://b.example,',
+      COMFYUI_URLS: 'http://10.0.0.1:8188/',
+    });
+    expect(config).toMatchObject({
+      PORT: 0,
+      BODY_LIMIT_MB: 2.5,
+      TRUST_PROXY: true,
+      CORS_ORIGINS: ['https://a.example', 'https://b.example'],
+      COMFYUI_URLS: ['http://10.0.0.1:8188'],
+    });
+  });
+
+  it.each([
+    ['PORT', '70000'],
+    ['PORT', '8400.5'],
+    ['PORT', 'http'],
+    ['LOG_LEVEL', 'loud'],
+    ['TRUST_PROXY', 'yes'],
+    ['DATABASE_URL', 'mysql://x/y'],
+    ['COMFYUI_URLS', 'http://ok.example,not a url'],
+    ['VAST_EXTRA_PORTS', '80,abc'],
+    ['VAST_PROVISIONING_SCRIPT', 'http://insecure.example/script.sh'],
+    ['LABEL_PREFIX', 'Has Spaces'],
+    ['MAX_PRICE_PER_HOUR_USD', '-1'],
+    ['SHUTDOWN_TIMEOUT_SECONDS', 'NaN'],
+  ])('refuses %s=%s, naming it and what it is for', (name, value) => {
+    const [line, ...others] = linesOf({ [name]: value });
+    expect(line).toMatch(new RegExp(`^${name}`));
+    expect(line).toContain(describeSettings().find((setting) => setting.name === name)?.description);
+    expect(others).toEqual([]);
+  });
+
+  it('names every setting at fault at once', () => {
+    expect(linesOf({ PORT: 'x', LOG_LEVEL: 'x', HOST: 'ok' }).map((line) => line.split(' ')[0])).toEqual([
+      'PORT',
+      'LOG_LEVEL',
+    ]);
+  });
+
+  it('never repeats a secret', () => {
+    const lines = linesOf({ DATABASE_URL: 'hunter2', API_KEYS: 'alice=hunter2,hunter2', PORT: 'x' });
+    expect(lines.length).toBeGreaterThan(1);
+    expect(lines.join()).not.toContain('hunter2');
+  });
+
+  it.each([
+    ['a key without a name', key],
+    ['a key with an unusable name', `a b=${key}`],
+    ['a short key', 'alice=short'],
+    ['a name that appears twice', `alice=${key},alice=${key}x`],
+  ])('refuses %s', (_name, API_KEYS) => {
+    expect(linesOf({ API_KEYS })).toEqual([expect.stringMatching(/^API_KEYS: /)]);
+  });
+
+  it('refuses one port for the proxy of the image and for ComfyUI behind it', () => {
+    const ports = { VAST_COMFYUI_PORT: '8188', VAST_COMFYUI_INTERNAL_PORT: '8188' };
+    expect(linesOf(ports)).toEqual([expect.stringMatching(/^VAST_COMFYUI_INTERNAL_PORT/)]);
+  });
+});
+
+it('splits an API key from its name at the first equals sign', () => {
+  const config = loadConfig({ API_KEYS: `alice=${key}==,bob=${key}` });
+  expect(configuredApiKeys(config)).toEqual([
+    { name: 'alice', key: `${key}==` },
+    { name: 'bob', key },
+  ]);
+});
+
+describe('describeSettings', () => {
+  const settings = describeSettings();
+
+  it('says of each setting what it is for', () => {
+    const unexplained = settings.filter(({ description }) => !/^[A-Z].*\.$/.test(description));
+    expect(unexplained).toEqual([]);
+  });
+
+  it('gives defaults that are accepted, and are what is used', () => {
+    const defaults = Object.fromEntries(settings.map((setting) => [setting.name, setting.default ?? '']));
+    expect(loadConfig(defaults)).toEqual(loadConfig({}));
+  });
+
+  it('gives no secret a default', () => {
+    const secret = settings.filter((setting) => setting.secret === true);
+    expect(secret.filter((setting) => (setting.default ?? '') !== '')).toEqual([]);
+  });
+
+  it('knows every secret: what is named like one is marked', () => {
+    const telling = /KEY|TOKEN|SECRET|PASSWORD|DATABASE_URL/;
+    const unmarked = settings.filter(({ name, secret }) => telling.test(name) && secret !== true);
+    expect(unmarked.map(({ name }) => name)).toEqual([]);
+  });
+});
