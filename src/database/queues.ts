@@ -6,14 +6,18 @@ import type { Tables } from './tables.ts';
 export interface QueueMessages {
   /** One step of one instance. Active once at a time for each instance. */
   instance: { instanceId: string; wake: number };
-  /** Place queued jobs on free slots. At most one waiting. */
+  /** Place queued jobs on free slots. One call stands for every message that was due when it began. */
   dispatch: Record<string, never>;
   /** One attempt of one job on one slot. Active once at a time for each slot; comes back after a crash. */
   run: { jobId: string; attemptId: string; instanceId: string; slot: number };
-  /** Expire what waited too long, re-arm lost wake-ups. At most one waiting. */
+  /**
+   * Expire what waited too long, re-arm lost wake-ups. One call stands for every message sent before it, also for those
+   * sent for later: its handler sends the next one itself.
+   */
   sweep: Record<string, never>;
 }
 export type QueueName = keyof QueueMessages;
+export const queueNames = ['instance', 'dispatch', 'run', 'sweep'] as const satisfies QueueName[];
 
 /** Either the database or a transaction of it: a message sent in a transaction exists only if that commits. */
 export type Executor = Kysely<Tables> | Transaction<Tables>;

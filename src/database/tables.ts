@@ -6,6 +6,7 @@ import type {
   PhaseTime,
   RentalStatus,
   TerminationReason,
+  Trouble,
 } from '../instances/instance.ts';
 import type { Offer } from '../instances/provider.ts';
 import type { Requirements, RequestedRequirements } from '../instances/requirements.ts';
@@ -68,7 +69,8 @@ interface InstancesTable {
   phase: Optional<InstancePhase>;
   phases: DefaultedJson<PhaseTime[]>;
   phase_started_at: Optional<Date>;
-  requirements: JSONColumnType<Requirements>;
+  /** Null for a server that nobody rents. */
+  requirements: NullableJson<Requirements>;
   /** The offer that the caller asked for; only the first rental heeds it. */
   wanted_offer_id: Optional<string>;
   static_url: Optional<string>;
@@ -116,14 +118,15 @@ interface RentalsTable {
   end_reason: Optional<TerminationReason>;
   end_evidence: Optional<string>;
   destroy_tries: Defaulted<number>;
-  /** Since when the provider's views show no such rental. */
-  absent_since: Optional<Date>;
   created_at: CreatedAt;
   create_sent_at: Optional<Date>;
   confirmed_at: Optional<Date>;
+  /** When a view of the provider first showed it; absence before that may be read lag. */
+  seen_at: Optional<Date>;
   running_at: Optional<Date>;
-  /** Since when connections to its address have only timed out. */
-  first_timeout_at: Optional<Date>;
+  /** What has kept a running machine from being used, without a break since `trouble_since`. */
+  trouble: Optional<Trouble>;
+  trouble_since: Optional<Date>;
   ready_at: Optional<Date>;
   destroy_requested_at: Optional<Date>;
   gone_at: Optional<Date>;
@@ -163,11 +166,14 @@ interface AttemptsTable {
   number: number;
   instance_id: string;
   slot: number;
-  client_id: string;
+  /** Written just before the prompt is sent, so that a set one means "maybe submitted". */
+  client_id: Optional<string>;
   status: AttemptStatus;
   outcome: Optional<AttemptOutcome>;
   reason: Optional<string>;
   created_at: CreatedAt;
+  /** When a process last worked on it; old means that its message was lost. */
+  touched_at: CreatedAt;
   submitted_at: Optional<Date>;
   started_at: Optional<Date>;
   executed_at: Optional<Date>;

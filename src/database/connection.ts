@@ -1,0 +1,55 @@
+// Connections to PostgreSQL: one pool, Kysely on top of it, and the settings that every connection shares.
+import { Kysely, PostgresDialect } from 'kysely';
+import { Pool, types, type ClientConfig } from 'pg';
+import type { Logger } from 'pino';
+import type { Tables } from './tables.ts';
+
+/** Where the server is: a URL, or the folder of its Unix socket. */
+export type ServerAddress =
+  { connectionString: string } | { host: string; port: number; user: string; database: string };
+
+/** The settings of every connection. 64-bit integers come as numbers, for these connections only: ours stay far below 2^53. */
+export function connectionSettings(address: ServerAddress): ClientConfig {
+  return {
+    ...address,
+    application_name: `comfyfleet ${process.pid}`,
+    connectionTimeoutMillis: 10_000,
+    keepAlive: true,
+    keepAliveInitialDelayMillis: 10_000,
+    types: {
+      getTypeParser: (type, format) =>
+        type === types.builtins.INT8 && format !== 'binary' ? Number : types.getTypeParser(type, format),
+    },
+  };
+}
+
+export interface PoolOptions {
+  size: number;
+  log: Logger;
+  /** The longest that one statement may take; null for no limit. */
+  statementTimeoutMs: number | null;
+}
+
+/** A pool whose connections may break at any time: a broken one is logged and replaced, and never ends the process. */
+export function createPool(address: ServerAddress, { size, log, statementTimeoutMs }: PoolOptions): Pool {
+  const pool = new Pool({
+    ...connectionSettings(address),
+    max: size,
+    idleTimeoutMillis: 60_000,
+    ...(statementTimeoutMs !== null && {
+      statement_timeout: statementTimeoutMs,
+      idle_in_transaction_session_timeout: statementTimeoutMs,
+      // A little longer than the server's own limit: it decides only when the server is out of reach.
+      query_timeout: statementTimeoutMs + 10_000,
+    }),
+  });
+  const report = (error: Error): void => log.warn({ err: error }, 'A connection to the database broke');
+  pool.on('error', report);
+  // The pool listens to idle connections only. One that breaks in use would end the process otherwise.
+  pool.on('connect', (client) => client.on('error', report));
+  return pool;
+}
+
+export function createKysely(pool: Pool): Kysely<Tables> {
+  return new Kysely<Tables>({ dialect: new PostgresDialect({ pool }) });
+}

@@ -1,0 +1,41 @@
+// Brings the schema up to date at the start. Several replicas may do it at once: Kysely takes a lock in the database.
+import { Migrator, type Migration, type MigrationResult } from 'kysely/migration';
+import type { Logger } from 'pino';
+import { createKysely, createPool, type ServerAddress } from './connection.ts';
+import * as initial from './migrations/001-initial.ts';
+
+/** Every migration, by name, in order. A list rather than a folder that is read, so that it is the same in a build. */
+export const migrations: Record<string, Migration> = {
+  '001-initial': initial,
+};
+
+/** The name of the newest migration: the level of a schema that is up to date. */
+export const schemaLevel = Object.keys(migrations).sort().at(-1) ?? '';
+
+/** Applies what is missing up to `level`, all of it or nothing. Rejects when the database is newer than this service. */
+export async function migrate(address: ServerAddress, log: Logger, level = schemaLevel): Promise<void> {
+  // A migration may take longer than any statement of the service.
+  const pool = createPool(address, { size: 1, log, statementTimeoutMs: null });
+  try {
+    const migrator = new Migrator({
+      db: createKysely(pool),
+      provider: { getMigrations: async () => migrations },
+    });
+    const { error, results } = await migrator.migrateTo(level);
+    report(results ?? [], log);
+    if (error !== undefined) {
+      throw new Error(
+        'The schema of the database could not be brought up to date. If a newer version of the service has used this database, run that version.',
+        { cause: error },
+      );
+    }
+  } finally {
+    await pool.end();
+  }
+}
+
+function report(results: MigrationResult[], log: Logger): void {
+  for (const { migrationName, status } of results) {
+    if (status === 'Success') log.info({ migration: migrationName }, 'Schema migrated');
+  }
+}

@@ -1,0 +1,193 @@
+// The queues on pg-boss: messages, retries and leases are its; claiming in batches and waking are ours.
+import { sql, type Kysely } from 'kysely';
+import type { Pool } from 'pg';
+import { fromKysely, PgBoss } from 'pg-boss';
+import type { Logger } from 'pino';
+import { messageOf } from '../errors.ts';
+import type { Notifications } from './notifications.ts';
+import { queueNames, type QueueMessages, type QueueName, type Queues } from './queues.ts';
+import type { Tables } from './tables.ts';
+import { within } from './within.ts';
+import { claimKey, startWorker, type Claim, type ClaimStore, type Worker } from './worker.ts';
+
+export interface QueuesOptions {
+  pool: Pool;
+  db: Kysely<Tables>;
+  notifications: Notifications;
+  /** True where no other process can use the database: what is being worked on at the start belongs to a dead one. */
+  exclusive: boolean;
+  log: Logger;
+}
+
+interface QueueSettings<M> {
+  /** Messages with the same key are worked on one at a time, over all replicas: a unique index of pg-boss sees to it. */
+  key?: (message: M) => string;
+  /** Messages carry nothing, so one call stands for all of them: those that are due, or those sent for later too. */
+  merges?: 'due' | 'all';
+}
+
+const settings: { [Q in QueueName]: QueueSettings<QueueMessages[Q]> } = {
+  instance: { key: ({ instanceId }) => instanceId },
+  run: { key: ({ instanceId, slot }) => `${instanceId}/${slot}` },
+  dispatch: { merges: 'due' },
+  sweep: { merges: 'all' },
+};
+
+/** pg-boss's own options for every queue. */
+const queueOptions = {
+  // Without end: whether to give up is the domain's decision, not the queue's.
+  retryLimit: 1_000_000_000,
+  retryDelay: 1,
+  retryBackoff: true,
+  retryDelayMax: 30,
+  // The least that pg-boss allows. A dead replica's messages come back after this.
+  heartbeatSeconds: 10,
+  // The most that pg-boss allows. A handler that takes longer is called again, and takes up its own work.
+  expireInSeconds: 86_400,
+  // How long a message may wait: longer than any limit of a job.
+  retentionSeconds: 10 * 365 * 86_400,
+  deleteAfterSeconds: 60,
+};
+
+const schema = 'pgboss';
+const channel = 'comfyfleet_queues';
+const pollMs = 1_000;
+const touchMs = 2_500;
+/** A pass of pg-boss's own upkeep may be under way. */
+const engineStopMs = 5_000;
+
+export function createQueues({ pool, db, notifications, exclusive, log }: QueuesOptions): Queues {
+  const workers: { queue: QueueName; worker: Worker }[] = [];
+  let stopListening = (): void => undefined;
+  let state: 'new' | 'running' | 'stopped' = 'new';
+  const boss = new PgBoss({
+    db: { executeSql: (text, values) => pool.query(text, values) },
+    schema,
+    schedule: false,
+    registerInstance: false,
+    openTelemetry: { enabled: false },
+    // Both decide how soon the messages of a dead replica come back.
+    superviseIntervalSeconds: 1,
+    monitorIntervalSeconds: 1,
+    maintenanceIntervalSeconds: 60,
+  });
+  boss.on('error', (error) => log.warn({ err: error }, 'The queues report an error'));
+  boss.on('warning', ({ message, data }) => log.warn({ data }, `The queues warn: ${message}`));
+
+  return {
+    start: async () => {
+      await boss.start();
+      for (const queue of queueNames) {
+        const policy = settings[queue].key === undefined ? 'standard' : 'singleton';
+        await boss.createQueue(queue, { ...queueOptions, policy });
+        // An existing queue keeps its policy, and takes over what changed of the rest.
+        await boss.updateQueue(queue, queueOptions);
+      }
+      if (exclusive) await releaseAll(db, log);
+      stopListening = notifications.subscribe(channel, (name) => {
+        for (const { queue, worker } of workers) if (name === '' || name === queue) worker.wake();
+      });
+      state = 'running';
+    },
+
+    work: async (queue, concurrency, handler) => {
+      const worker = startWorker({
+        name: queue,
+        store: claimStore(boss, db, queue),
+        concurrency,
+        handler,
+        pollMs,
+        touchMs,
+        log,
+      });
+      workers.push({ queue, worker });
+    },
+
+    send: async (executor, queue, message, { afterMs = 0 } = {}) => {
+      const { key } = settings[queue];
+      const id = await boss.send(queue, message, {
+        ...(key !== undefined && { singletonKey: key(message) }),
+        // Counted on the database's clock.
+        ...(afterMs > 0 && { startAfter: afterMs / 1000 }),
+        db: fromKysely(executor),
+      });
+      if (id === null) throw new Error(`The queue ${queue} did not take a message`);
+      if (afterMs <= 0) await notifications.publish(executor, channel, queue);
+    },
+
+    health: async () => {
+      const { rows } = await sql<{ name: QueueName; depth: number }>`
+        select name, count(*) as depth from ${sql.table(`${schema}.job`)}
+        where state <= 'active' and name in (${sql.join(queueNames)}) group by name`.execute(db);
+      return {
+        ok: state === 'running' && workers.every(({ worker }) => worker.healthy()),
+        depth: Object.fromEntries(rows.map(({ name, depth }) => [name, depth])),
+      };
+    },
+
+    stop: async (timeoutMs) => {
+      if (state === 'stopped') return;
+      state = 'stopped';
+      await Promise.allSettled(workers.map(({ worker }) => worker.stop(timeoutMs)));
+      stopListening();
+      await within(engineStopMs, boss.stop({ graceful: false, close: false }));
+    },
+  };
+}
+
+/** Claims through pg-boss, with every settlement fenced to the claim. A done message is deleted, so the table stays small. */
+function claimStore<Q extends QueueName>(
+  boss: PgBoss,
+  db: Kysely<Tables>,
+  queue: Q,
+): ClaimStore<QueueMessages[Q]> {
+  const { merges } = settings[queue];
+  return {
+    claim: async (limit) => {
+      const batchSize = merges === undefined ? limit : 1;
+      const messages = await boss.fetch<QueueMessages[Q]>(queue, { batchSize });
+      // After the claim: what these stood for was committed before, so the handler sees it.
+      if (merges !== undefined && messages.length > 0) await forget(db, queue, merges);
+      return messages.map(({ id, retryCount, data }) => ({ id, retryCount, data }));
+    },
+    touch: async (claims) => {
+      const { rows } = await sql<Claim>`update ${jobs} set heartbeat_on = now() where ${held(queue, claims)}
+        returning id, retry_count as "retryCount"`.execute(db);
+      return rows;
+    },
+    complete: async (claim) => {
+      await boss.deleteJob(queue, claim);
+    },
+    retry: async (claim, error) => {
+      await boss.fail(queue, claim, { message: messageOf(error) });
+    },
+    release: async (claims) => {
+      if (claims.length === 0) return;
+      await sql`update ${jobs} set ${released} where ${held(queue, claims)}`.execute(db);
+      await sql`select pg_notify(${channel}, ${queue})`.execute(db);
+    },
+  };
+}
+
+const jobs = sql.table(`${schema}.job`);
+/** What pg-boss's `fail` does, without its delay; the next claim counts as a retry, which fences this one off. */
+const released = sql`state = 'retry', start_after = now(), heartbeat_on = null`;
+
+function held(queue: QueueName, claims: Claim[]) {
+  return sql<boolean>`name = ${queue} and state = 'active' and id = any(${claims.map(({ id }) => id)}::uuid[])
+    and id::text || ':' || retry_count::text = any(${claims.map(claimKey)}::text[])`;
+}
+
+async function forget(db: Kysely<Tables>, queue: QueueName, which: 'due' | 'all'): Promise<void> {
+  await sql`delete from ${jobs} where name = ${queue} and state < 'active'
+    and (start_after <= now() or ${which === 'all'})`.execute(db);
+}
+
+async function releaseAll(db: Kysely<Tables>, log: Logger): Promise<void> {
+  const { numAffectedRows = 0n } = await sql`update ${jobs} set ${released} where state = 'active'`.execute(
+    db,
+  );
+  if (numAffectedRows > 0n) {
+    log.info({ messages: Number(numAffectedRows) }, 'Took over the messages of a service that died');
+  }
+}

@@ -1,0 +1,174 @@
+// Works on one queue: claims as many messages as there are free hands, keeps the claims alive, settles each.
+import { setTimeout as delay } from 'node:timers/promises';
+import type { Logger } from 'pino';
+import type { HandlerContext } from './queues.ts';
+
+/** One claim of one message. A message that is claimed again has a higher `retryCount`, which fences off the older claim. */
+export interface Claim {
+  id: string;
+  retryCount: number;
+}
+
+export interface ClaimedMessage<M> extends Claim {
+  data: M;
+}
+
+/** What the worker needs of a queue. Settling a claim that is no longer ours has no effect. */
+export interface ClaimStore<M> {
+  claim(limit: number): Promise<ClaimedMessage<M>[]>;
+  /** Keeps claims alive; returns those that are still ours. */
+  touch(claims: Claim[]): Promise<Claim[]>;
+  complete(claim: Claim): Promise<void>;
+  /** Gives back after a failure, for later. */
+  retry(claim: Claim, error: unknown): Promise<void>;
+  /** Gives back for somebody else, at once. */
+  release(claims: Claim[]): Promise<void>;
+}
+
+export interface WorkerOptions<M> {
+  name: string;
+  store: ClaimStore<M>;
+  concurrency: number;
+  handler: (message: M, context: HandlerContext) => Promise<void>;
+  /** How often it looks although nothing woke it: what delayed and retried messages wait for. */
+  pollMs: number;
+  /** How often claims are touched. */
+  touchMs: number;
+  log: Logger;
+}
+
+export interface Worker {
+  /** Looks for messages now. */
+  wake(): void;
+  /** False while the queue cannot be reached. */
+  healthy(): boolean;
+  /** Claims no more, aborts the handlers' signals, waits up to `timeoutMs` for them and releases what did not end. */
+  stop(timeoutMs: number): Promise<void>;
+}
+
+/** Tells a claim from an earlier one of the same message. */
+export function claimKey({ id, retryCount }: Claim): string {
+  return `${id}:${retryCount}`;
+}
+
+interface Held<M> {
+  message: ClaimedMessage<M>;
+  lost: AbortController;
+  ended: Promise<void>;
+}
+
+export function startWorker<M>(options: WorkerOptions<M>): Worker {
+  const { name, store, concurrency, handler, pollMs, touchMs, log } = options;
+  const held = new Set<Held<M>>();
+  const stopping = new AbortController();
+  let closed = false;
+  let healthy = true;
+  let pause = new AbortController();
+
+  const wake = (): void => pause.abort();
+
+  async function loop(): Promise<void> {
+    while (!stopping.signal.aborted) {
+      // Renewed before looking: a wake-up that comes while looking ends the next pause.
+      pause = new AbortController();
+      const free = concurrency - held.size;
+      const messages = free > 0 ? await claim(free) : [];
+      for (const message of messages) take(message);
+      if (messages.length > 0 && held.size < concurrency) continue;
+      await delay(pollMs, undefined, { signal: pause.signal }).catch(() => undefined);
+    }
+  }
+
+  async function claim(limit: number): Promise<ClaimedMessage<M>[]> {
+    try {
+      const messages = await store.claim(limit);
+      healthy = true;
+      if (!stopping.signal.aborted) return messages;
+      await store.release(messages);
+    } catch (error) {
+      healthy = false;
+      log.warn({ err: error, queue: name }, 'The queue cannot be reached');
+    }
+    return [];
+  }
+
+  function take(message: ClaimedMessage<M>): void {
+    const lost = new AbortController();
+    const entry: Held<M> = { message, lost, ended: Promise.resolve() };
+    held.add(entry);
+    entry.ended = handle(message, AbortSignal.any([stopping.signal, lost.signal])).finally(() => {
+      held.delete(entry);
+      wake();
+    });
+  }
+
+  async function handle(message: ClaimedMessage<M>, signal: AbortSignal): Promise<void> {
+    let failure: { error: unknown } | null = null;
+    try {
+      await handler(message.data, { signal });
+    } catch (error) {
+      failure = { error };
+    }
+    if (closed) return;
+    try {
+      if (failure === null) return await store.complete(message);
+      if (stopping.signal.aborted) return await store.release([message]);
+      log.warn({ err: failure.error, queue: name, message: message.data }, 'A message failed and comes back');
+      await store.retry(message, failure.error);
+    } catch (error) {
+      // The claim runs out, and the message comes back by that.
+      log.warn({ err: error, queue: name, message: message.data }, 'A message could not be settled');
+    }
+  }
+
+  let touching = false;
+  async function touch(): Promise<void> {
+    const entries = [...held].filter(({ lost }) => !lost.signal.aborted);
+    if (entries.length === 0 || touching) return;
+    touching = true;
+    try {
+      const ours = new Set((await store.touch(entries.map(({ message }) => message))).map(claimKey));
+      for (const { message, lost } of entries) {
+        if (!ours.has(claimKey(message))) lost.abort(new Error('The message was given to somebody else'));
+      }
+    } catch (error) {
+      // Whether the claims still hold is unknown, so nothing is aborted.
+      log.warn({ err: error, queue: name }, 'The claims of a queue could not be kept alive');
+    } finally {
+      touching = false;
+    }
+  }
+
+  const toucher = setInterval(() => void touch(), touchMs);
+  const looping = loop();
+
+  return {
+    wake,
+    healthy: () => healthy,
+    stop: async (timeoutMs) => {
+      stopping.abort(new Error('The service stops'));
+      wake();
+      const limit = new AbortController();
+      const ended = looping.then(() => Promise.all([...held].map((entry) => entry.ended)));
+      await Promise.race([
+        ended,
+        delay(timeoutMs, undefined, { signal: limit.signal }).catch(() => undefined),
+      ]);
+      limit.abort();
+      closed = true;
+      clearInterval(toucher);
+      if (held.size > 0) {
+        log.warn(
+          { queue: name, messages: held.size },
+          'Handlers did not end in time; their messages are given back',
+        );
+        await store.release([...held].map(({ message }) => message)).catch((error: unknown) => {
+          log.warn(
+            { err: error, queue: name },
+            'Messages could not be given back; they come back when their claims end',
+          );
+        });
+      }
+    },
+  };
+}

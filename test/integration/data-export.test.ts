@@ -1,0 +1,139 @@
+import { execFile } from 'node:child_process';
+import { randomUUID } from 'node:crypto';
+import { rm, stat } from 'node:fs/promises';
+import { join } from 'node:path';
+import { PassThrough, Readable } from 'node:stream';
+import { text } from 'node:stream/consumers';
+import { promisify } from 'node:util';
+import { sql } from 'kysely';
+import { pino } from 'pino';
+import { expect, onTestFinished, test } from 'vitest';
+import type { Database } from '../../src/database/database.ts';
+import { exportData, importData } from '../../src/database/transfer.ts';
+import { createTestDatabase } from '../support/database.ts';
+import { passableFolder, startEmbedded } from '../support/embedded.ts';
+
+const log = pino({ level: 'silent' });
+
+async function newDatabase(): Promise<{ database: Database; url: string }> {
+  const made = await createTestDatabase();
+  onTestFinished(made.stop);
+  return made;
+}
+
+/** One row in every kind of table: values that JSON, CSV and time zones are known to spoil. */
+async function fill({ db }: Database): Promise<void> {
+  const instanceId = randomUUID();
+  const jobId = randomUUID();
+  const asset = 'a'.repeat(64);
+  await sql`insert into service_values (name, value) values ('odd', ${'a\tb\\n"c",\n\r(d) – ü 🎬'})`.execute(
+    db,
+  );
+  await sql`insert into assets (id, size_bytes, content_type) values (${asset}, 8000000000123, 'image/png')`.execute(
+    db,
+  );
+  await sql`insert into instances (id, provider, status, requirements, vram_gb, created_at)
+    values (${instanceId}, 'static', 'ready', '{"a": [null, 1e3]}', 0.1, '2026-02-03 04:05:06.789012+00')`.execute(
+    db,
+  );
+  await sql`insert into jobs (id, status, workflow, instance_id, wait_limit_ms, time_limit_ms, progress)
+    values (${jobId}, 'running', ${JSON.stringify({ text: 'x'.repeat(3_000_000) })}, ${instanceId}, 1, 1, 'null')`.execute(
+    db,
+  );
+  await sql`insert into slots (instance_id, slot, job_id) values (${instanceId}, 0, ${jobId})`.execute(db);
+  await sql`insert into job_events (job_id, type, data)
+    select ${jobId}, 'progress', jsonb_build_object('n', n) from generate_series(1, 3000) n`.execute(db);
+  await sql`delete from job_events where id > 2990`.execute(db);
+}
+
+/** Every row of every table as PostgreSQL prints it. */
+async function contents({ db }: Database): Promise<Record<string, string[]>> {
+  const { rows: tables } = await sql<{ name: string }>`select tablename as name from pg_tables
+    where schemaname = 'public' and tablename not like 'kysely%' order by 1`.execute(db);
+  const found: Record<string, string[]> = {};
+  for (const { name } of tables) {
+    const { rows } = await sql<{
+      line: string;
+    }>`select t::text as line from ${sql.table(name)} t order by 1`.execute(db);
+    found[name] = rows.map(({ line }) => line);
+  }
+  return found;
+}
+
+async function exported(url: string): Promise<string> {
+  const output = new PassThrough();
+  const [all] = await Promise.all([
+    text(output),
+    exportData({ connectionString: url }, output).finally(() => output.end()),
+  ]);
+  return all;
+}
+
+test('an import holds what was exported, value for value, and goes on counting where it stopped', async () => {
+  const [source, target] = [await newDatabase(), await newDatabase()];
+  await fill(source.database);
+  const data = await exported(source.url);
+  const counts = await importData({ connectionString: target.url }, Readable.from([data]), log);
+  const before = await contents(source.database);
+  expect(await contents(target.database)).toEqual(before);
+  expect(counts).toEqual(
+    Object.fromEntries(Object.entries(before).map(([name, rows]) => [name, rows.length])),
+  );
+  const { rows } = await sql`insert into job_events (job_id, type, data)
+    select id, 'next', '{}' from jobs returning id`.execute(target.database.db);
+  expect(rows).toEqual([{ id: 3001 }]);
+});
+
+test('an export shows one moment, whatever is written meanwhile', async () => {
+  const source = await newDatabase();
+  await fill(source.database);
+  const output = new PassThrough({ highWaterMark: 1 });
+  const exporting = exportData({ connectionString: source.url }, output).finally(() => output.end());
+  // The header is out, so the transaction has begun; the rest waits for a reader.
+  await new Promise((resolve) => output.once('readable', resolve));
+  await sql`delete from job_events`.execute(source.database.db);
+  const [all, counts] = await Promise.all([text(output), exporting]);
+  expect(counts['job_events']).toBe(2990);
+  expect(all.trimEnd().split('\n').at(-1)).toContain('"job_events":2990');
+});
+
+test('an import refuses a database that is in use, and what is not a whole export, and leaves nothing behind', async () => {
+  const [source, target] = [await newDatabase(), await newDatabase()];
+  await fill(source.database);
+  const data = await exported(source.url);
+  const into = (url: string, lines: string): Promise<unknown> =>
+    importData({ connectionString: url }, Readable.from([lines]), log);
+
+  await expect(into(source.url, data)).rejects.toThrow('The database is not empty');
+  const empty = await contents(target.database);
+  await expect(into(target.url, data.slice(0, data.length / 2))).rejects.toThrow('cut off');
+  await expect(into(target.url, 'something else\n')).rejects.toThrow('not JSON');
+  await expect(into(target.url, '{"format":"other"}\n')).rejects.toThrow('not an export');
+  await expect(into(target.url, data.replace('"schema":"001', '"schema":"999'))).rejects.toThrow(
+    'Use a newer one',
+  );
+  const lines = data.split('\n');
+  const withoutOne = lines.filter((line) => !line.startsWith('{"table":"slots"')).join('\n');
+  await expect(into(target.url, withoutOne)).rejects.toThrow('rows of slots are missing');
+  expect(await contents(target.database)).toEqual(empty);
+});
+
+test('the commands move the database of a running service into a new folder', async () => {
+  const base = await passableFolder();
+  onTestFinished(() => rm(base, { recursive: true }));
+  const run = (command: string, folder: string): Promise<{ stdout: string }> =>
+    promisify(execFile)(process.execPath, [`scripts/${command}.ts`, join(base, 'export.gz')], {
+      env: { ...process.env, DATABASE_URL: '', DATA_DIR: join(base, folder) },
+    });
+
+  const old = await startEmbedded(join(base, 'old'));
+  await fill(old);
+  const before = await contents(old);
+  expect((await run('data-export', 'old')).stdout).toContain('2990 job_events');
+  await expect(run('data-import', 'old')).rejects.toThrow('Another service');
+  await old.stop();
+  expect((await stat(join(base, 'export.gz'))).mode & 0o777).toBe(0o600);
+  expect((await run('data-import', 'new')).stdout).toContain('2990 job_events');
+  const moved = await startEmbedded(join(base, 'new'));
+  expect(await contents(moved)).toEqual(before);
+});

@@ -1,0 +1,129 @@
+import { sql } from 'kysely';
+import { pino } from 'pino';
+import { describe, expect, onTestFinished, test } from 'vitest';
+import { migrate, migrations } from '../../src/database/migrate.ts';
+import { collector } from '../support/collector.ts';
+import { createTestDatabase, openDatabase, type TestDatabase } from '../support/database.ts';
+
+const log = pino({ level: 'silent' });
+
+async function start(): Promise<TestDatabase> {
+  const made = await createTestDatabase();
+  onTestFinished(made.stop);
+  return made;
+}
+
+/** Ends every connection of the database except the one that asks. */
+async function breakConnections({ database }: TestDatabase): Promise<void> {
+  await sql`select pg_terminate_backend(pid) from pg_stat_activity
+    where datname = current_database() and pid <> pg_backend_pid()`.execute(database.db);
+}
+
+describe('connections', () => {
+  test('broken ones are replaced, idle or in use, and the process lives on', async () => {
+    const made = await start();
+    const { database } = made;
+    const inUse = sql`select pg_sleep(30)`.execute(database.db).then(() => 'done', String);
+    await expect
+      .poll(
+        async () =>
+          (
+            await sql`select from pg_stat_activity where wait_event = 'PgSleep'
+        and datname = current_database()`.execute(database.db)
+          ).rows.length,
+      )
+      .toBe(1);
+    await breakConnections(made);
+    expect(await inUse).toContain('terminating connection');
+    await expect.poll(() => database.check().then(() => 'up', String)).toBe('up');
+  });
+
+  test('a database that is too busy to answer fails its check within its limit', async () => {
+    const { database } = await start();
+    const busy = Array.from({ length: 8 }, () => sql`select pg_sleep(2.3)`.execute(database.db));
+    const begun = performance.now();
+    await expect(database.check()).rejects.toThrow('did not answer within 2 s');
+    expect(performance.now() - begun).toBeLessThan(3_000);
+    await Promise.all(busy);
+    await database.check();
+  });
+});
+
+describe('notifications', () => {
+  test('reach every service when their transaction commits, and only then', async () => {
+    const { database, url } = await start();
+    const other = await openDatabase(url);
+    onTestFinished(() => other.stop());
+    const { add, calls, reach } = collector<string>();
+    other.notifications.subscribe('jobs', add);
+    expect(await reach(1)).toEqual(['']);
+    const { db, notifications } = database;
+    await db
+      .transaction()
+      .execute(async (transaction) => {
+        await notifications.publish(transaction, 'jobs', 'rolled back');
+        throw new Error('no');
+      })
+      .catch(() => undefined);
+    await db.transaction().execute(async (transaction) => {
+      await notifications.publish(transaction, 'jobs', 'one');
+      await notifications.publish(db, 'jobs', 'zero');
+      await reach(2);
+      expect(calls).toEqual(['', 'zero']);
+    });
+    await reach(3);
+    expect(calls).toEqual(['', 'zero', 'one']);
+  });
+
+  test('a lost connection comes back, and listeners are told to look for themselves', async () => {
+    const made = await start();
+    const { db, notifications } = made.database;
+    const { add, calls, reach } = collector<string>();
+    notifications.subscribe('jobs', add);
+    await reach(1);
+    await breakConnections(made);
+    await reach(2);
+    await notifications.publish(db, 'jobs', 'after');
+    await reach(3);
+    expect(calls).toEqual(['', '', 'after']);
+  });
+
+  test('a listener that left hears nothing, and one that fails does not disturb the others', async () => {
+    const { database } = await start();
+    const { db, notifications } = database;
+    const left = collector<string>();
+    const stays = collector<string>();
+    const leave = notifications.subscribe('jobs', left.add);
+    notifications.subscribe('jobs', () => {
+      throw new Error('a bad listener');
+    });
+    notifications.subscribe('jobs', stays.add);
+    await stays.reach(1);
+    leave();
+    await notifications.publish(db, 'jobs', 'news');
+    await stays.reach(2);
+    expect(stays.calls).toEqual(['', 'news']);
+    expect(left.calls).toEqual(['']);
+  });
+});
+
+describe('migrations', () => {
+  test('several services that start at once on a new database bring it up to date together', async () => {
+    const { database, url } = await start();
+    await sql`drop schema pgboss cascade; drop schema public cascade; create schema public`.execute(
+      database.db,
+    );
+    const services = await Promise.all([openDatabase(url), openDatabase(url), openDatabase(url)]);
+    onTestFinished(async () => void (await Promise.all(services.map((service) => service.stop()))));
+    await Promise.all(services.map(({ queues }) => queues.start()));
+    const { rows } = await sql<{ name: string }>`select name from kysely_migration`.execute(database.db);
+    expect(rows.map(({ name }) => name)).toEqual(Object.keys(migrations));
+    for (const { queues } of services) expect((await queues.health()).ok).toBe(true);
+  });
+
+  test('a database of a newer version is left alone', async () => {
+    const { database, url } = await start();
+    await sql`insert into kysely_migration (name, timestamp) values ('999-future', '')`.execute(database.db);
+    await expect(migrate({ connectionString: url }, log)).rejects.toThrow('newer version of the service');
+  });
+});

@@ -1,0 +1,180 @@
+import { execFile, spawn } from 'node:child_process';
+import { chmod, mkdir, readFile, rm, stat, writeFile } from 'node:fs/promises';
+import { join } from 'node:path';
+import { promisify } from 'node:util';
+import { sql } from 'kysely';
+import { afterAll, beforeAll, expect, onTestFinished, test } from 'vitest';
+import type { Database } from '../../src/database/database.ts';
+import { chooseAccount } from '../../src/database/embedded-binaries.ts';
+import { serverProcess } from '../../src/database/embedded-process.ts';
+import type { Child } from '../support/child.ts';
+import {
+  newDataFolder,
+  openEmbedded,
+  passableFolder,
+  startEmbedded,
+  startService,
+} from '../support/embedded.ts';
+
+const asRoot = process.getuid?.() === 0;
+
+/** A folder with a database that a service has used before. */
+let used = '';
+beforeAll(async () => {
+  used = await passableFolder();
+  await (await openEmbedded(used)).stop();
+});
+afterAll(() => rm(used, { recursive: true }));
+
+async function usedFolder(): Promise<string> {
+  const folder = await newDataFolder();
+  await promisify(execFile)('cp', ['-a', join(used, 'postgres'), folder]);
+  return folder;
+}
+
+async function serverPid(folder: string): Promise<number> {
+  return Number.parseInt(await readFile(join(folder, 'postgres', 'postmaster.pid'), 'utf8'), 10);
+}
+
+async function killServer(folder: string): Promise<void> {
+  const pid = await serverPid(folder);
+  const children = await readFile(`/proc/${pid}/task/${pid}/children`, 'utf8').catch(() => '');
+  await promisify(execFile)('kill', ['-9', String(pid), ...children.split(' ').filter(Boolean)]);
+}
+
+async function values(database: Database): Promise<string[]> {
+  const rows = await database.db.selectFrom('service_values').select('name').execute();
+  return rows.map(({ name }) => name);
+}
+
+function committed(service: Child): string[] {
+  return service.lines.filter((line) => line.startsWith('committed ')).map((line) => line.slice(10));
+}
+
+test('a new folder becomes a private, durable database that stops with the service and keeps its data', async () => {
+  const folder = await newDataFolder();
+  const first = await startEmbedded(folder);
+  await first.db.insertInto('service_values').values({ name: 'kept', value: 'yes' }).execute();
+  const { rows } =
+    await sql`select current_setting('fsync') as fsync, current_setting('listen_addresses') as addresses,
+    8000000000::bigint as big`.execute(first.db);
+  expect(rows).toEqual([{ fsync: 'on', addresses: '', big: 8_000_000_000 }]);
+  expect((await stat(join(folder, 'postgres'))).mode & 0o777).toBe(0o700);
+  expect(await serverProcess(join(folder, 'postgres'))).toBe(await serverPid(folder));
+  await first.stop();
+  expect(await serverProcess(join(folder, 'postgres'))).toBe(null);
+
+  const begun = performance.now();
+  const second = await startEmbedded(folder);
+  expect(performance.now() - begun).toBeLessThan(3_000);
+  expect(await values(second)).toEqual(['kept']);
+});
+
+test('the server of a killed service is adopted, and no committed write is lost', async () => {
+  const folder = await usedFolder();
+  const service = startService('write', folder);
+  await service.says(/^committed \d+-99$/);
+  const pid = await serverPid(folder);
+  await service.kill('SIGKILL');
+
+  const database = await startEmbedded(folder);
+  expect(await serverPid(folder)).toBe(pid);
+  expect(await values(database)).toEqual(expect.arrayContaining(committed(service)));
+});
+
+test('after a kill of service and server, whose number now is another process, no committed write is lost', async () => {
+  const folder = await usedFolder();
+  const service = startService('write', folder);
+  await service.says(/^committed \d+-99$/);
+  await killServer(folder);
+  await service.kill('SIGKILL');
+  // The same user's, as it may be in a container where numbers are small.
+  const other = spawn('sleep', ['60'], { ...(await chooseAccount(join(folder, 'postgres'))) });
+  onTestFinished(() => void other.kill());
+  for (const name of ['postmaster.pid', '.s.PGSQL.5432.lock']) {
+    const path = join(folder, 'postgres', name);
+    await writeFile(path, (await readFile(path, 'utf8')).replace(/^\d+/, String(other.pid)));
+  }
+
+  const database = await startEmbedded(folder);
+  expect(await values(database)).toEqual(expect.arrayContaining(committed(service)));
+});
+
+test('a second service on the folder is refused, and says who has it', async () => {
+  const folder = await usedFolder();
+  const first = await startEmbedded(folder);
+  await expect(startEmbedded(folder)).rejects.toThrow(
+    `Another service (comfyfleet ${process.pid}) uses the data folder`,
+  );
+  await first.check();
+});
+
+test('a service that starts while another one stops gets the folder from it', async () => {
+  const folder = await usedFolder();
+  for (let round = 0; round < 3; round++) {
+    const old = await startEmbedded(folder);
+    const stopped = old.stop();
+    const next = await startEmbedded(folder);
+    await stopped;
+    await expect.poll(() => next.check().then(() => 'up', String)).toBe('up');
+    await next.stop();
+  }
+});
+
+test('of two services that start at once on a new folder, one gets it', async () => {
+  const folder = await newDataFolder();
+  const results = await Promise.allSettled([startEmbedded(folder), startEmbedded(folder)]);
+  expect(results.map(({ status }) => status).sort()).toEqual(['fulfilled', 'rejected']);
+  const refused = results.find((result) => result.status === 'rejected');
+  expect(String(refused?.reason)).toContain('Another service');
+});
+
+test('a server that dies under its service is started again, and listeners and queues go on', async () => {
+  const folder = await usedFolder();
+  const database = await startEmbedded(folder);
+  const worked = Promise.withResolvers<number>();
+  await database.queues.start();
+  await database.queues.work('instance', 1, async ({ wake }) => worked.resolve(wake));
+  await killServer(folder);
+
+  await expect.poll(() => database.check().then(() => 'up', String), { timeout: 10_000 }).toBe('up');
+  const listening = Promise.withResolvers<string>();
+  database.notifications.subscribe('test', (payload) => payload !== '' && listening.resolve(payload));
+  await expect
+    .poll(() => database.notifications.publish(database.db, 'test', 'again').then(() => 'sent', String))
+    .toBe('sent');
+  const publisher = setInterval(
+    () => void database.notifications.publish(database.db, 'test', 'again').catch(() => undefined),
+    50,
+  );
+  expect(await listening.promise).toBe('again');
+  clearInterval(publisher);
+  await database.queues.send(database.db, 'instance', { instanceId: 'a', wake: 7 });
+  expect(await worked.promise).toBe(7);
+});
+
+test('a data folder with a long path gets its socket elsewhere', async () => {
+  const folder = await newDataFolder('long-'.repeat(30));
+  const database = await startEmbedded(folder);
+  await database.check();
+  const { rows } = await sql<{
+    folder: string;
+  }>`select current_setting('unix_socket_directories') as folder`.execute(database.db);
+  const socketFolder = rows[0]?.folder ?? '';
+  onTestFinished(() => rm(socketFolder, { recursive: true }));
+  expect(socketFolder.length).toBeLessThan(80);
+  expect((await stat(socketFolder)).mode & 0o777).toBe(0o700);
+});
+
+test('a folder of another major version is refused with a way out', async () => {
+  const folder = await newDataFolder();
+  await mkdir(join(folder, 'postgres'), { mode: 0o700 });
+  await writeFile(join(folder, 'postgres', 'PG_VERSION'), '17\n');
+  await expect(startEmbedded(folder)).rejects.toThrow(/made by PostgreSQL 17.*data:export.*DATABASE_URL/);
+});
+
+test.runIf(asRoot)('a folder that the unprivileged server may not pass is named', async () => {
+  const folder = await newDataFolder('closed/data');
+  await chmod(join(folder, '..'), 0o700);
+  await expect(startEmbedded(folder)).rejects.toThrow(`chmod o+x ${join(folder, '..')}`);
+});

@@ -1,0 +1,122 @@
+// A database of its own for each test file: migrated, with queues installed, on the one server of the run.
+import { randomUUID } from 'node:crypto';
+import { Client } from 'pg';
+import { pino, type Logger } from 'pino';
+import type { ServerAddress } from '../../src/database/connection.ts';
+import { startDatabase, type Database } from '../../src/database/database.ts';
+import { embeddedAddress, runEmbeddedServer } from '../../src/database/embedded.ts';
+
+export interface TestDatabase {
+  database: Database;
+  /** For a second service, or a child process, on the same database. */
+  url: string;
+  stop: () => Promise<void>;
+}
+
+export interface TestDatabaseOptions {
+  log?: Logger;
+}
+
+const quiet = pino({ level: 'silent' });
+
+/**
+ * Creates a fresh database, with every migration applied and the queues installed but not started. It lies on the
+ * server of TEST_DATABASE_URL, whose user must be allowed to create databases, or else on one that the run starts.
+ */
+export async function createTestDatabase({ log = quiet }: TestDatabaseOptions = {}): Promise<TestDatabase> {
+  const name = `test_${randomUUID().replaceAll('-', '')}`;
+  const template = await ensureTemplate();
+  await administrate((client) => client.query(`create database ${name} template ${template}`));
+  const url = urlOf(await serverUrl(), name);
+  const database = await openDatabase(url, log);
+  return {
+    database,
+    url,
+    stop: async () => {
+      await database.stop();
+      await administrate((client) => client.query(`drop database ${name} with (force)`));
+    },
+  };
+}
+
+/** One more service on the database of `url`. */
+export function openDatabase(url: string, log: Logger = quiet): Promise<Database> {
+  return startDatabase({ config: { DATABASE_URL: url, DATA_DIR: '', DATABASE_POOL_SIZE: 8 }, log });
+}
+
+/** Drops what the run left on a server that goes on. */
+export async function dropTemplate(): Promise<void> {
+  await administrate((client) => client.query(`drop database if exists ${templateName()} with (force)`));
+}
+
+let template: Promise<string> | null = null;
+
+/** The database that all others of the run are copies of; the first test file to need it makes it. */
+function ensureTemplate(): Promise<string> {
+  template ??= administrate(async (client) => {
+    const name = templateName();
+    // Other test files wait here until it is complete.
+    await client.query(`select pg_advisory_lock(hashtext('template'))`);
+    const { rowCount } = await client.query('select from pg_database where datname = $1', [name]);
+    if (rowCount === 0) {
+      await client.query(`create database ${name}_draft`);
+      const database = await openDatabase(urlOf(await serverUrl(), `${name}_draft`));
+      await database.queues.start();
+      await database.stop();
+      await client.query(`alter database ${name}_draft rename to ${name}`);
+    }
+    return name;
+  });
+  return template;
+}
+
+async function administrate<T>(work: (client: Client) => Promise<T>): Promise<T> {
+  const client = new Client({ connectionString: await serverUrl() });
+  await client.connect();
+  try {
+    return await work(client);
+  } finally {
+    await client.end();
+  }
+}
+
+let started: Promise<string> | null = null;
+
+function serverUrl(): Promise<string> {
+  started ??=
+    process.env['TEST_DATABASE_URL'] === undefined
+      ? startServer()
+      : Promise.resolve(process.env['TEST_DATABASE_URL']);
+  return started;
+}
+
+async function startServer(): Promise<string> {
+  const folder = runFolder();
+  await runEmbeddedServer(folder, quiet, { fsync: 'off', full_page_writes: 'off' });
+  return embeddedUrl(await embeddedAddress(folder));
+}
+
+export function embeddedUrl(address: ServerAddress): string {
+  if ('connectionString' in address) return address.connectionString;
+  return `postgresql://${address.user}@localhost/${address.database}?host=${encodeURIComponent(address.host)}`;
+}
+
+function urlOf(server: string, name: string): string {
+  const url = new URL(server);
+  url.pathname = `/${name}`;
+  return url.href;
+}
+
+function templateName(): string {
+  return `template_${runFolder()
+    .replaceAll(/[^a-zA-Z0-9]/g, '')
+    .slice(-16)
+    .toLowerCase()}`;
+}
+
+/** A folder that all test files of the run share; test/support/global-setup.ts makes and removes it. */
+function runFolder(): string {
+  const folder = process.env['TEST_RUN_FOLDER'];
+  if (folder === undefined) throw new Error('TEST_RUN_FOLDER is not set: run the tests through vitest');
+  return folder;
+}
