@@ -1,0 +1,92 @@
+// Handing a workflow to ComfyUI, and telling refused, accepted and unknown apart.
+import { askComfy, errorBehind, tryParse, type Answer, type AnswerLimits } from './answer.ts';
+import { ComfyError } from './errors.ts';
+import { LinkError, type Link, type LinkRequest } from './link.ts';
+import { rejectedSchema, submittedSchema, type NodeErrors } from './schemas.ts';
+import { presentable } from './text.ts';
+
+export interface SubmitRequest {
+  /** Ours, a lowercase UUID: the prompt can be found by it when the answer is lost. */
+  promptId: string;
+  clientId: string;
+  /** The API-format graph. */
+  workflow: Readonly<Record<string, unknown>>;
+}
+
+export interface Submitted {
+  /** ComfyUI's place in line; NaN when it gave none. */
+  number: number;
+  /** Findings by node. Not empty although accepted: those parts of the workflow were dropped and will not run. */
+  nodeErrors: Record<string, unknown>;
+}
+
+// Validation runs node code before the answer: directory scans, lists of models.
+const limits: AnswerLimits = { deadlineMs: 120_000, maxBytes: 16 * 1024 * 1024 };
+
+/** Submits once. A rejection of kind `ambiguous` means "maybe queued": look the prompt up. */
+export async function submitPrompt(
+  link: Link,
+  { promptId, clientId, workflow }: SubmitRequest,
+  signal: AbortSignal | undefined,
+): Promise<Submitted> {
+  // No `number`: ComfyUI 0.33 stops working for good when a repeated prompt has the same one.
+  const body = JSON.stringify({ prompt: workflow, prompt_id: promptId, client_id: clientId });
+  const headers = { 'content-type': 'application/json' };
+  const answer = await askToSubmit(link, { method: 'POST', path: '/prompt', headers, body, signal });
+  return readSubmitted(promptId, answer);
+}
+
+/** A submit that got no answer may have been queued, unless the connection never stood. */
+async function askToSubmit(link: Link, request: LinkRequest): Promise<Answer> {
+  try {
+    return await askComfy(link, request, limits);
+  } catch (error) {
+    if (!(error instanceof ComfyError)) throw error;
+    if (error.cause instanceof LinkError && error.cause.beforeRequest) throw error;
+    throw new ComfyError('ambiguous', error.message, { cause: error });
+  }
+}
+
+function readSubmitted(promptId: string, answer: Answer): Submitted {
+  const { status, text } = answer;
+  const rejected = status === 400 && !answer.isPlaceholder ? tryParse(rejectedSchema, text) : null;
+  if (rejected !== null) {
+    const { type, message, details } = rejected.error;
+    const words = presentable([message, details].filter((part) => part !== '').join(': '));
+    throw new ComfyError('rejected', words, {
+      status,
+      type,
+      nodeErrors: readNodeErrors(rejected.node_errors),
+    });
+  }
+  const error = errorBehind(answer);
+  if (error?.kind === 'unavailable') throw new ComfyError('ambiguous', error.message, { status });
+  if (error !== null) throw error;
+  const submitted = tryParse(submittedSchema, text);
+  if (submitted === null) {
+    throw new ComfyError('ambiguous', 'The answer to the submit is not what ComfyUI gives', { status });
+  }
+  if (submitted.prompt_id !== promptId) {
+    throw new ComfyError('protocol', 'ComfyUI did not take our prompt id: it is too old', { status });
+  }
+  return { number: submitted.number, nodeErrors: readNodeErrors(submitted.node_errors) };
+}
+
+/** Leaves out tracebacks, inputs and lists of choices, which hold paths and other people's files. */
+function readNodeErrors(nodeErrors: NodeErrors): Record<string, unknown> {
+  return Object.fromEntries(
+    Object.entries(nodeErrors).map(([nodeId, { class_type, dependent_outputs, errors }]) => [
+      nodeId,
+      {
+        class_type,
+        dependent_outputs,
+        errors: errors.map(({ type, message, details, extra_info }) => ({
+          type,
+          message: presentable(message),
+          details: presentable(details),
+          ...extra_info,
+        })),
+      },
+    ]),
+  );
+}
