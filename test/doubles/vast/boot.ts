@@ -1,0 +1,198 @@
+// What runs inside a rented machine, read from its image, runtype, onstart and environment as the real images read them.
+import type { CreateRequest } from './create-request.ts';
+import { envValue } from './create-request.ts';
+
+/** How a port of the image's proxy behaves. */
+export interface SitePlan {
+  externalPort: number;
+  internalPort: number;
+  name: string;
+  /** ComfyUI will listen behind this site; without it the proxy answers 502 for ever. */
+  servesComfyUi: boolean;
+  style: 'vast' | 'ai-dock';
+  https: boolean;
+  /** Null: open to everyone. */
+  credentials: Credentials | null;
+}
+
+export interface Credentials {
+  username: string;
+  /** Accepted with the user name by HTTP Basic. */
+  password: string;
+  /** Accepted as bearer, `?token=` and cookie. */
+  tokens: string[];
+  cookieName: string;
+}
+
+export interface BootPlan {
+  /** Ports of the container that are mapped, such as "8188/tcp". */
+  mappedPorts: string[];
+  sites: SitePlan[];
+  /** The command line of ComfyUI; null when it does not start. */
+  comfyUiArgs: string[] | null;
+  /** What the container writes about it. */
+  log: string[];
+}
+
+export interface PlatformFacts {
+  rentalId: number;
+  /** The platform's own secret, in the container as OPEN_BUTTON_TOKEN whatever the request says. */
+  token: string;
+}
+
+/** Everything that follows from the request; it changes nothing. */
+export function planBoot(request: CreateRequest, facts: PlatformFacts): BootPlan {
+  const mappedPorts = mappedPortsOf(request);
+  const style = imageStyle(request.image);
+  if (!runsImageBoot(request, style)) {
+    return { mappedPorts, sites: [], comfyUiArgs: null, log: ['sshd: Server listening on 0.0.0.0 port 22.'] };
+  }
+  const isMapped = (port: number) => mappedPorts.includes(`${port}/tcp`);
+  return style === 'ai-dock'
+    ? planAiDock(request, facts, mappedPorts, isMapped)
+    : planVastImage(request, facts, mappedPorts, isMapped);
+}
+
+/** The repository and the tag of an image name. */
+export function splitImage(image: string): { repository: string; tag: string } {
+  const colon = image.lastIndexOf(':');
+  if (colon <= image.lastIndexOf('/')) return { repository: image, tag: 'latest' };
+  return { repository: image.slice(0, colon), tag: image.slice(colon + 1) };
+}
+
+/** `-p host:container[/udp]`; the direct modes of ssh and jupyter map ports of their own. */
+function mappedPortsOf(request: CreateRequest): string[] {
+  const ports = request.env.flatMap(([name]) => {
+    const mapping = /^-p\s+\d+:(\d+)(\/udp)?$/.exec(name);
+    return mapping === null ? [] : [`${mapping[1]}${mapping[2] ?? '/tcp'}`];
+  });
+  const words = runtypeWords(request);
+  const isDirect = words.some((word) => word.includes('_direc'));
+  if (isDirect) ports.unshift('22/tcp');
+  if (isDirect && words.some((word) => word.startsWith('jupyter'))) ports.push('8080/tcp');
+  return [...new Set(ports)];
+}
+
+/** In the ssh and jupyter modes vast.ai's launcher replaces the entrypoint, and only `onstart` can call it. */
+function runsImageBoot(request: CreateRequest, style: 'vast' | 'ai-dock'): boolean {
+  const script = style === 'ai-dock' ? /\binit\.sh\b/ : /\b(entrypoint|boot_default)\.sh\b/;
+  const words = runtypeWords(request);
+  if (words.some((word) => word.startsWith('ssh') || word.startsWith('jupyter')))
+    return script.test(request.onstart);
+  return request.onstart === '' || script.test(`${request.onstart} ${request.args.join(' ')}`);
+}
+
+function runtypeWords(request: CreateRequest): string[] {
+  const words = request.runtype.split(/\s+/).filter((word) => word !== '');
+  if (words.length > 0) return words;
+  return request.args.length > 0 ? ['args'] : ['ssh'];
+}
+
+function imageStyle(image: string): 'vast' | 'ai-dock' {
+  return splitImage(image).repository.includes('ai-dock/') ? 'ai-dock' : 'vast';
+}
+
+function planVastImage(
+  request: CreateRequest,
+  facts: PlatformFacts,
+  mappedPorts: string[],
+  isMapped: (port: number) => boolean,
+): BootPlan {
+  const services = portalServices(envValue(request, 'PORTAL_CONFIG') ?? '');
+  const hasComfyUi = services.some((service) => service.name === 'ComfyUI');
+  const commandLine =
+    envValue(request, 'COMFYUI_ARGS') ?? '--disable-auto-launch --enable-cors-header --port 18188';
+  const comfyUiArgs = hasComfyUi ? commandLine.split(/\s+/).filter((word) => word !== '') : null;
+  const comfyUiPort = comfyUiArgs === null ? null : portArgument(comfyUiArgs, 8188);
+  const openPorts = new Set((envValue(request, 'AUTH_EXCLUDE') ?? '').split(',').map(Number));
+  const isClosed = (envValue(request, 'ENABLE_AUTH') ?? 'true').toLowerCase() !== 'false';
+  const credentials = vastCredentials(request, facts);
+  const sites = services
+    .filter(({ externalPort, internalPort }) => externalPort !== internalPort && isMapped(externalPort))
+    .map((service) => ({
+      ...service,
+      servesComfyUi: service.internalPort === comfyUiPort,
+      style: 'vast' as const,
+      https: (envValue(request, 'ENABLE_HTTPS') ?? 'false').toLowerCase() === 'true',
+      credentials: isClosed && !openPorts.has(service.externalPort) ? credentials : null,
+    }));
+  const log = [
+    ...credentialLines(credentials),
+    hasComfyUi
+      ? `Starting ComfyUI with arguments: ${commandLine}`
+      : 'Skipping comfyui startup (not in /etc/portal.yaml)',
+  ];
+  return { mappedPorts, sites, comfyUiArgs, log };
+}
+
+function vastCredentials(request: CreateRequest, facts: PlatformFacts): Credentials {
+  const clean = (secret: string) => secret.replaceAll(/[\r\n;]/g, '');
+  const password = clean(envValue(request, 'WEB_PASSWORD') || facts.token);
+  return {
+    username: envValue(request, 'WEB_USERNAME') ?? 'vastai',
+    password,
+    tokens: [password, facts.token],
+    cookieName: `C.${facts.rentalId}_auth_token`,
+  };
+}
+
+/** As the image prints them at boot, secrets included. */
+function credentialLines({ username, password, tokens }: Credentials): string[] {
+  return [
+    '*****',
+    "* Automatic login is enabled via the 'Open' button",
+    `* Your web credentials are: ${username} / ${password}`,
+    ...tokens
+      .filter((token) => token !== password)
+      .map((token) => `* Open button token is also valid: ${token}`),
+    `* To make API requests, pass an Authorization header (Authorization: Bearer ${password})`,
+    '*****',
+  ];
+}
+
+/** ai-dock's ComfyUI of 2024: its proxy on 8188 needs no portal, sends browsers to a login page and has other names for everything. */
+function planAiDock(
+  request: CreateRequest,
+  facts: PlatformFacts,
+  mappedPorts: string[],
+  isMapped: (port: number) => boolean,
+): BootPlan {
+  const token = envValue(request, 'WEB_TOKEN') || facts.token;
+  const isClosed = (envValue(request, 'WEB_ENABLE_AUTH') ?? 'true').toLowerCase() !== 'false';
+  const credentials: Credentials = {
+    username: envValue(request, 'WEB_USER') ?? 'vastai',
+    password: envValue(request, 'WEB_PASSWORD') || facts.token,
+    tokens: [token],
+    cookieName: envValue(request, 'CADDY_AUTH_COOKIE_NAME') ?? 'ai_dock_token',
+  };
+  const site: SitePlan = {
+    externalPort: 8188,
+    internalPort: 18_188,
+    name: 'ComfyUI',
+    servesComfyUi: true,
+    style: 'ai-dock',
+    https: false,
+    credentials: isClosed ? credentials : null,
+  };
+  return {
+    mappedPorts,
+    sites: isMapped(8188) ? [site] : [],
+    comfyUiArgs: ['--port', '18188'],
+    log: [`Web token: ${token}`, 'Starting ComfyUI...'],
+  };
+}
+
+/** PORTAL_CONFIG: `host:external:internal:path:Name` joined by `|`, split at the first four colons. */
+function portalServices(config: string): { externalPort: number; internalPort: number; name: string }[] {
+  return config.split('|').flatMap((entry) => {
+    const parts = /^[^:]*:(\d+):(\d+):[^:]*:(.+)$/.exec(entry);
+    if (parts === null) return [];
+    return [{ externalPort: Number(parts[1]), internalPort: Number(parts[2]), name: parts[3] ?? '' }];
+  });
+}
+
+function portArgument(args: string[], otherwise: number): number {
+  const at = args.lastIndexOf('--port');
+  const value = at === -1 ? args.findLast((word) => word.startsWith('--port='))?.slice(7) : args[at + 1];
+  return value === undefined ? otherwise : Number(value);
+}

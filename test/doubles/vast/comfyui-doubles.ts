@@ -1,0 +1,48 @@
+// The ComfyUI doubles behind the rentals, unless a test runs others.
+import type { ComfyDouble, ComfyKnobs, ComfyVersion, SimulatedNode } from '../comfyui/index.ts';
+import { startComfyDouble } from '../comfyui/index.ts';
+import { splitImage } from './boot.ts';
+import type { ComfyUiOrder, StartComfyUi } from './installation.ts';
+
+export interface ComfyUiDoubles {
+  start: StartComfyUi;
+  of(rentalId: number): ComfyDouble | undefined;
+}
+
+/** Each rental gets a double of its own, with `knobs` and its machine's GPU. */
+export function comfyUiDoubles(knobs: Partial<ComfyKnobs>): ComfyUiDoubles {
+  const doubles = new Map<number, ComfyDouble>();
+  return {
+    async start(order) {
+      const double = await startComfyDouble({
+        version: versionOf(order.image),
+        seed: order.rentalId,
+        knobs: {
+          gpu: { name: `NVIDIA ${order.gpuName}`, vramTotalBytes: order.vramMb * 1024 * 1024 },
+          ...knobs,
+          ...(order.hasCudaMismatch ? { nodes: failingNodes(knobs.nodes ?? {}) } : {}),
+        },
+      });
+      doubles.set(order.rentalId, double);
+      return double;
+    },
+    of: (rentalId) => doubles.get(rentalId),
+  };
+}
+
+/** The closer of the two generations that the ComfyUI double plays. */
+function versionOf(image: ComfyUiOrder['image']): ComfyVersion {
+  const minor = /^v0\.(\d+)/.exec(splitImage(image).tag)?.[1];
+  return Number(minor ?? 3) < 25 ? '0.3.64' : '0.33.0';
+}
+
+/** Whatever runs on the GPU fails as it does with a driver that is too old. */
+function failingNodes(nodes: Record<string, SimulatedNode>): Record<string, SimulatedNode> {
+  const error = {
+    type: 'RuntimeError',
+    message: 'CUDA error: the provided PTX was compiled with an unsupported toolchain.',
+  };
+  const sampler: SimulatedNode = { durationMs: 0, returns: ['LATENT'] };
+  const all = { KSampler: sampler, KSamplerAdvanced: sampler, SamplerCustomAdvanced: sampler, ...nodes };
+  return Object.fromEntries(Object.entries(all).map(([name, node]) => [name, { ...node, error }]));
+}

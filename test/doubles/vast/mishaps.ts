@@ -1,0 +1,54 @@
+// What happens to a rental that runs, whether by its fate or by a test's hand.
+import { settle } from './billing.ts';
+import type { Fate, LifeMishap } from './knobs.ts';
+import type { Rental } from './rental.ts';
+import { isLive } from './rental.ts';
+import { endContainer, move, stopRental } from './transition.ts';
+import type { World } from './world.ts';
+
+const lifeMishaps = new Set<Fate>([
+  'exited',
+  'offline',
+  'unknown',
+  'outbid',
+  'contract-ended',
+  'black-holed',
+  'comfyui-gone',
+  'price-raised',
+]);
+
+export function isLifeMishap(fate: Fate): fate is LifeMishap {
+  return lifeMishaps.has(fate);
+}
+
+/** Nothing happens to a rental that has ended. */
+export function strike(world: World, rental: Rental, mishap: LifeMishap): void {
+  if (!isLive(rental)) return;
+  switch (mishap) {
+    case 'exited':
+      endContainer(world, rental);
+      return move(world, rental, { actualStatus: 'exited', statusMessage: 'Exited (137) 1 second ago\n' });
+    case 'offline':
+      rental.container?.freeze();
+      return move(world, rental, { actualStatus: 'offline' });
+    case 'unknown':
+      return move(world, rental, { actualStatus: 'unknown' });
+    case 'outbid':
+      return stopRental(world, rental, 'stopped');
+    case 'contract-ended':
+      return stopRental(world, rental, 'exited');
+    case 'black-holed':
+      rental.container?.freeze();
+      return world.changed();
+    case 'comfyui-gone':
+      rental.installation?.exit();
+      return world.changed();
+    case 'price-raised':
+      settle(world, rental);
+      rental.gpuPricePerHourUsd *= 2;
+      return move(world, rental, {});
+    case 'recovered':
+      rental.container?.thaw();
+      return move(world, rental, { actualStatus: 'running' });
+  }
+}
