@@ -1,0 +1,184 @@
+// What the caller is told about anything that was thrown. Nothing internal leaves here.
+import { STATUS_CODES } from 'node:http';
+import type { Socket } from 'node:net';
+import type { FastifyInstance, FastifyReply, FastifyRequest } from 'fastify';
+import { ServiceError, type ErrorCode } from '../errors.ts';
+import { problemContentType, problemOfCode, type Problem } from './problems.ts';
+
+declare module 'fastify' {
+  interface FastifyReply {
+    /** The code of the error that is answered, for the log. */
+    errorCode: ErrorCode | null;
+  }
+}
+
+/** Answers everything that goes wrong in the app, unknown routes included, with problem details. */
+export function handleErrors(app: FastifyInstance): void {
+  app.decorateReply('errorCode', null);
+  app.setErrorHandler(answerError);
+  app.setNotFoundHandler((request) => {
+    throw unknownRoute(request);
+  });
+  // Before the body is read: it does not matter.
+  app.addHook('onRequest', async (request) => {
+    if (request.is404) throw unknownRoute(request);
+  });
+}
+
+/** Also for what fails before there is a route, such as a malformed URL. */
+export function answerError(error: unknown, request: FastifyRequest, reply: FastifyReply): void {
+  const answer = errorForCaller(error, request);
+  const problem = problemFor(answer, request.id);
+  logError(error, answer, request);
+  reply.errorCode = answer.code;
+  for (const header of headersOfSuccess) reply.removeHeader(header);
+  const retryAfterSeconds = answer.extra?.['retryAfterSeconds'];
+  if (typeof retryAfterSeconds === 'number') reply.header('retry-after', retryAfterSeconds);
+  reply
+    .code(problem.status)
+    .header('cache-control', 'no-store')
+    .header('x-request-id', request.id)
+    .type(problemContentType)
+    // The route's own schemas do not apply: a problem must get through whatever they say.
+    .serializer(JSON.stringify)
+    .send(problem);
+}
+
+/** For bytes that are not HTTP at all, or not in time: there is no request yet, so the answer is written by hand. */
+export function answerClientError(error: Error & { code?: string }, socket: Socket): void {
+  if (error.code === 'ECONNRESET' || socket.destroyed) return;
+  const { status, detail } = clientErrors[error.code ?? ''] ?? malformedRequest;
+  if (socket.writable) {
+    const body = JSON.stringify({ ...problemOfCode('invalid_request'), status, detail });
+    const head = [
+      `HTTP/1.1 ${status} ${STATUS_CODES[status]}`,
+      `Content-Type: ${problemContentType}`,
+      `Content-Length: ${Buffer.byteLength(body)}`,
+      'Connection: close',
+    ];
+    socket.write(`${head.join('\r\n')}\r\n\r\n${body}`);
+  }
+  socket.destroy();
+}
+
+const malformedRequest = { status: 400, detail: 'The request is not well-formed HTTP.' };
+const clientErrors: Record<string, { status: number; detail: string }> = {
+  ERR_HTTP_REQUEST_TIMEOUT: { status: 408, detail: 'The request did not arrive in time.' },
+  HPE_HEADER_OVERFLOW: { status: 431, detail: 'The headers of the request are too large.' },
+};
+
+/** Headers that a handler may have set for the answer it did not get to give. */
+const headersOfSuccess = ['etag', 'content-disposition', 'accept-ranges', 'last-modified', 'location'];
+
+function problemFor(error: ServiceError, requestId: string): Problem {
+  const problem = {
+    ...problemOfCode(error.code),
+    detail: error.message,
+    ...(error.field === undefined ? {} : { field: error.field }),
+    requestId,
+  };
+  // Further facts come last, and replace none of the above.
+  return { ...problem, ...error.extra, ...problem };
+}
+
+function logError(error: unknown, answer: ServiceError, request: FastifyRequest): void {
+  if (answer.status === 500) request.log.error({ err: error }, 'a request failed');
+  else if (answer.status > 500) request.log.warn({ err: error }, 'a request was not served');
+}
+
+function unknownRoute(request: FastifyRequest): ServiceError {
+  const [path] = request.url.split('?', 1);
+  return new ServiceError('not_found', `There is no route ${request.method} ${path}. See /docs.`);
+}
+
+function errorForCaller(error: unknown, request: FastifyRequest): ServiceError {
+  if (error instanceof ServiceError) return error;
+  if (request.raw.destroyed && !request.raw.complete) {
+    return new ServiceError('invalid_request', 'The connection was closed before the request was complete.');
+  }
+  const { code, statusCode, message } = factsOf(error);
+  const known = frameworkErrors[code] ?? (brokenForm.test(message) ? incompleteForm : undefined);
+  if (known !== undefined) return new ServiceError(known.code, known.detail);
+  if (databaseOutage.test(code) || databaseOutage.test(message)) {
+    return new ServiceError('overloaded', 'The database does not answer. Try again in a few seconds.', {
+      extra: { retryAfterSeconds: 5 },
+    });
+  }
+  // What Fastify and its plugins say about a bad request is written for the caller.
+  if (code.startsWith('FST_') && statusCode >= 400 && statusCode < 500) {
+    return new ServiceError(codesOfStatus[statusCode] ?? 'invalid_request', `${message}.`);
+  }
+  return new ServiceError(
+    'internal',
+    'Something went wrong inside the service. Report it with the requestId.',
+  );
+}
+
+function factsOf(error: unknown): { code: string; statusCode: number; message: string } {
+  const { code, statusCode }: { code?: unknown; statusCode?: unknown } = Object(error);
+  return {
+    code: typeof code === 'string' ? code : '',
+    statusCode: typeof statusCode === 'number' ? statusCode : 500,
+    message: error instanceof Error ? error.message : '',
+  };
+}
+
+/** PostgreSQL's classes 08 (connection) and 57P (shutting down), 53300 (no free connection), and what `pg` says of a connection it lost or never got. */
+const databaseOutage =
+  /^(?:08\w{3}|57P0\d|53300)$|^Connection terminated|^timeout exceeded when trying to connect|^Client has encountered a connection error/;
+
+const codesOfStatus: Record<number, ErrorCode> = {
+  406: 'unsupported_media_type',
+  413: 'payload_too_large',
+  414: 'not_found',
+  415: 'unsupported_media_type',
+};
+
+interface KnownError {
+  code: ErrorCode;
+  detail: string;
+}
+
+/** What the parser of forms says, in errors without a code. */
+const brokenForm = /unexpected end of multipart data|^Multipart: Boundary not found|^Malformed part header/i;
+
+const tooManyParts: KnownError = { code: 'payload_too_large', detail: 'The form has too many parts.' };
+const incompleteForm: KnownError = {
+  code: 'invalid_request',
+  detail: 'The form is malformed or incomplete.',
+};
+
+/** Errors of Fastify and its plugins, by their code. */
+const frameworkErrors: Record<string, KnownError> = {
+  FST_ERR_CTP_INVALID_JSON_BODY: { code: 'invalid_request', detail: 'The body is not valid JSON.' },
+  FST_ERR_CTP_EMPTY_JSON_BODY: {
+    code: 'invalid_request',
+    detail: 'The body is empty, although its content type is JSON.',
+  },
+  FST_ERR_CTP_BODY_TOO_LARGE: {
+    code: 'payload_too_large',
+    detail: 'The body is larger than BODY_LIMIT_MB allows.',
+  },
+  FST_ERR_CTP_INVALID_CONTENT_LENGTH: {
+    code: 'invalid_request',
+    detail: 'The body is not as long as Content-Length says.',
+  },
+  FST_ERR_CTP_INVALID_MEDIA_TYPE: {
+    code: 'unsupported_media_type',
+    detail: 'The content type of the body is not supported here. Send application/json.',
+  },
+  FST_ERR_BAD_URL: { code: 'invalid_request', detail: 'The path has a malformed percent-encoding.' },
+  FST_ERR_MAX_PARAM_LENGTH: { code: 'not_found', detail: 'A part of the path is too long to exist.' },
+  FST_REQ_FILE_TOO_LARGE: {
+    code: 'payload_too_large',
+    detail: 'The file is larger than UPLOAD_LIMIT_MB allows.',
+  },
+  FST_PARTS_LIMIT: tooManyParts,
+  FST_FILES_LIMIT: tooManyParts,
+  FST_FIELDS_LIMIT: tooManyParts,
+  FST_INVALID_MULTIPART_CONTENT_TYPE: {
+    code: 'unsupported_media_type',
+    detail: 'Send a form, with the content type multipart/form-data.',
+  },
+  FST_MP_PREMATURE_CLOSE: incompleteForm,
+};

@@ -1,0 +1,127 @@
+// What stands before every route: browser policies, cross-origin rules, limits, and the end of service.
+import cors from '@fastify/cors';
+import helmet from '@fastify/helmet';
+import rateLimit, { normalizeIP } from '@fastify/rate-limit';
+import underPressure from '@fastify/under-pressure';
+import type { FastifyInstance } from 'fastify';
+import type { Config } from '../config.ts';
+import { ServiceError } from '../errors.ts';
+
+declare module 'fastify' {
+  interface FastifyInstance {
+    /** Aborted when the service begins to stop: a response that has no end of its own, such as a stream of events, ends itself then. */
+    stopping: AbortSignal;
+  }
+  interface FastifyContextConfig {
+    /** Answers under load, while stopping and however often it is asked: health. */
+    unlimited?: boolean;
+  }
+}
+
+/** Headers for browsers, and which other origins may call. */
+export async function protectBrowsers(app: FastifyInstance, config: Config): Promise<void> {
+  const isShared = config.CORS_ORIGINS.length > 0;
+  await app.register(helmet, {
+    // Answers are data: nothing in them may run or load. The documentation has a policy of its own.
+    contentSecurityPolicy: {
+      useDefaults: false,
+      directives: { 'default-src': ["'none'"], 'frame-ancestors': ["'none'"] },
+    },
+    // Result links are shown by the pages of the frontend, which come from another origin.
+    crossOriginResourcePolicy: { policy: isShared ? 'cross-origin' : 'same-origin' },
+    referrerPolicy: { policy: 'no-referrer' },
+    // Whoever adds TLS decides for how long browsers insist on it.
+    strictTransportSecurity: false,
+  });
+  if (!isShared) return;
+  await app.register(cors, {
+    origin: config.CORS_ORIGINS,
+    methods: ['GET', 'HEAD', 'POST', 'PUT', 'PATCH', 'DELETE'],
+    allowedHeaders: [
+      'Authorization',
+      'Content-Type',
+      'Idempotency-Key',
+      'Last-Event-ID',
+      'Prefer',
+      'Range',
+      'If-None-Match',
+      'X-Request-Id',
+    ],
+    exposedHeaders: [
+      'Location',
+      'ETag',
+      'Content-Disposition',
+      'Content-Length',
+      'Content-Range',
+      'Accept-Ranges',
+      'Retry-After',
+      'Preference-Applied',
+      'X-Request-Id',
+      'RateLimit-Limit',
+      'RateLimit-Remaining',
+      'RateLimit-Reset',
+    ],
+    strictPreflight: false,
+    maxAge: 600,
+  });
+}
+
+/** Sheds requests while the event loop lags: those that are let in are then still answered. */
+export async function shedLoad(app: FastifyInstance, maxLagMs: number): Promise<void> {
+  await app.register(underPressure, {
+    maxEventLoopDelay: maxLagMs,
+    sampleInterval: 500,
+    pressureHandler: async (request) => {
+      if (request.routeOptions.config.unlimited === true) return;
+      throw new ServiceError('overloaded', 'The service has too much to do. Try again in a few seconds.', {
+        extra: { retryAfterSeconds: 5 },
+      });
+    },
+  });
+}
+
+/** Counts requests for each API key, else for each address; identify the caller before. */
+export async function limitRate(app: FastifyInstance, requestsPerMinute: number): Promise<void> {
+  await app.register(rateLimit, {
+    global: false,
+    max: requestsPerMinute,
+    timeWindow: 60_000,
+    keyGenerator: (request) =>
+      request.apiKey === null ? `address ${normalizeIP(request.ip)}` : `key ${request.apiKey}`,
+  });
+  const count = app.createRateLimit();
+  app.addHook('onRequest', async (request, reply) => {
+    if (request.routeOptions.config.unlimited === true) return;
+    const counted = await count(request);
+    if (counted.isAllowed) return;
+    reply.headers({
+      'ratelimit-limit': counted.max,
+      'ratelimit-remaining': counted.remaining,
+      'ratelimit-reset': counted.ttlInSeconds,
+    });
+    if (!counted.isExceeded) return;
+    throw new ServiceError(
+      'rate_limited',
+      `More than ${counted.max} requests in a minute. Try again in ${counted.ttlInSeconds} s.`,
+      { extra: { retryAfterSeconds: counted.ttlInSeconds } },
+    );
+  });
+}
+
+/** Turns requests away while the app closes, tells endless responses to end, and cuts what is still open after `timeoutMs`. */
+export function stopGracefully(app: FastifyInstance, timeoutMs: number): void {
+  const stopping = new AbortController();
+  let cut: NodeJS.Timeout | undefined;
+  app.decorate('stopping', stopping.signal);
+  app.addHook('onRequest', async (request) => {
+    if (!stopping.signal.aborted || request.routeOptions.config.unlimited === true) return;
+    throw new ServiceError('overloaded', 'The service is stopping. Try again in a few seconds.', {
+      extra: { retryAfterSeconds: 5 },
+    });
+  });
+  app.addHook('preClose', async () => {
+    stopping.abort(new Error('The service is stopping.'));
+    cut = setTimeout(() => app.server.closeAllConnections(), timeoutMs);
+  });
+  app.addHook('onClose', async () => clearTimeout(cut));
+}

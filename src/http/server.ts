@@ -1,0 +1,163 @@
+// The HTTP side of the service: one Fastify app with everything that stands around the domain's routes.
+import { readFileSync } from 'node:fs';
+import multipart from '@fastify/multipart';
+import Fastify, {
+  LogController,
+  type FastifyBaseLogger,
+  type FastifyInstance,
+  type RawReplyDefaultExpression,
+  type RawRequestDefaultExpression,
+  type RawServerDefault,
+} from 'fastify';
+import {
+  serializerCompiler,
+  type FastifyPluginAsyncZod,
+  type ZodTypeProvider,
+} from 'fastify-type-provider-zod';
+import { z } from 'zod';
+import type { Config } from '../config.ts';
+import { ServiceError } from '../errors.ts';
+import type { Logger } from '../support/log.ts';
+import type { ApiKeys } from './api-keys.ts';
+import { identifyCallers, requireAuthentication } from './authentication.ts';
+import { answerClientError, answerError, handleErrors } from './error-handler.ts';
+import { healthRoutes, type Health } from './health.ts';
+import { createMetrics, metricsRoutes, observeRequests, type Metrics } from './metrics.ts';
+import { describeApi, documentationRoutes } from './openapi.ts';
+import { limitRate, protectBrowsers, shedLoad, stopGracefully } from './protection.ts';
+import { logRequests, requestIdOf } from './request-log.ts';
+import { validateRequestPart } from './validation.ts';
+
+export type App = FastifyInstance<
+  RawServerDefault,
+  RawRequestDefaultExpression,
+  RawReplyDefaultExpression,
+  FastifyBaseLogger,
+  ZodTypeProvider
+>;
+
+export interface HttpServerOptions {
+  config: Config;
+  log: Logger;
+  apiKeys: ApiKeys;
+  health: Health;
+  /** The domain's routes. They need an API key unless marked `config: { public: true }`. */
+  routes: FastifyPluginAsyncZod[];
+  metrics?: Metrics;
+  /** How far the event loop may lag, on average over half a second, before requests are shed. */
+  maxLagMs?: number;
+}
+
+const megabyte = 1_000_000;
+
+/** Builds the app. It does not listen yet; `app.inject` works. Call `assertListenAllowed` before listening. */
+export async function createHttpServer(options: HttpServerOptions): Promise<App> {
+  const { config, log, apiKeys, health, routes, metrics = createMetrics(), maxLagMs = 2000 } = options;
+  const version = readVersion();
+  const loggerInstance: FastifyBaseLogger = log;
+  const app: App = Fastify({
+    loggerInstance,
+    logController: new LogController({ disableRequestLogging: true, requestIdLogLabel: 'requestId' }),
+    requestIdHeader: false,
+    genReqId: requestIdOf,
+    trustProxy: config.TRUST_PROXY,
+    bodyLimit: Math.floor(config.BODY_LIMIT_MB * megabyte),
+    // A connection may be silent that long; a large upload may take that long in all.
+    connectionTimeout: 120_000,
+    requestTimeout: 3_600_000,
+    // The app answers those itself, see `stopGracefully`.
+    return503OnClosing: false,
+    routerOptions: { maxParamLength: 300 },
+    frameworkErrors: answerError,
+    clientErrorHandler: answerClientError,
+  }).withTypeProvider<ZodTypeProvider>();
+  app.setValidatorCompiler(validateRequestPart);
+  app.setSerializerCompiler(serializerCompiler);
+  app.removeContentTypeParser('text/plain');
+
+  const methods = collectMethods(app);
+  logRequests(app);
+  observeRequests(app, metrics);
+  await protectBrowsers(app, config);
+  await shedLoad(app, maxLagMs);
+  stopGracefully(app, config.SHUTDOWN_TIMEOUT_SECONDS * 1000);
+  identifyCallers(app, apiKeys);
+  await limitRate(app, config.RATE_LIMIT_PER_MINUTE);
+  handleErrors(app);
+  requireAuthentication(app, config, apiKeys);
+  await acceptForms(app, config);
+  await describeApi(app, version);
+
+  await app.register(documentationRoutes);
+  await app.register(healthRoutes({ health, version }));
+  await app.register(metricsRoutes(metrics));
+  for (const plugin of routes) await app.register(plugin);
+  refuseOtherMethods(app, methods);
+  return app;
+}
+
+/** The version of the service, from package.json. */
+function readVersion(): string {
+  const text = readFileSync(new URL('../../package.json', import.meta.url), 'utf8');
+  return z.object({ version: z.string() }).parse(JSON.parse(text)).version;
+}
+
+/**
+ * Forms, for routes that use `request.parts()`: they name what they take in `consumes` and describe the body with `z.unknown().meta(...)`, because
+ * there is nothing to validate before it is read. Every other route takes JSON only.
+ */
+async function acceptForms(app: App, config: Config): Promise<void> {
+  await app.register(multipart, {
+    limits: {
+      fileSize: Math.floor(config.UPLOAD_LIMIT_MB * megabyte),
+      fieldSize: Math.floor(config.BODY_LIMIT_MB * megabyte),
+      fieldNameSize: 200,
+      files: 20,
+      fields: 50,
+      parts: 70,
+      headerPairs: 50,
+    },
+  });
+  app.addHook('preValidation', async (request) => {
+    const { schema } = request.routeOptions;
+    const takesJson = schema?.body !== undefined && schema.consumes === undefined;
+    if (takesJson && request.isMultipart()) {
+      throw new ServiceError('unsupported_media_type', 'The route takes JSON. Send application/json.');
+    }
+  });
+}
+
+/** Which methods each path has; filled while routes are registered. */
+function collectMethods(app: App): Map<string, Set<string>> {
+  const methods = new Map<string, Set<string>>();
+  app.addHook('onRoute', ({ url, method }) => {
+    const known = methods.get(url) ?? new Set();
+    for (const name of [method].flat()) known.add(name);
+    methods.set(url, known);
+  });
+  return methods;
+}
+
+const usualMethods = ['GET', 'HEAD', 'POST', 'PUT', 'PATCH', 'DELETE'];
+
+/** 405 and not 404 for a path that exists. Fastify knows only whole routes, so each path gets one for the methods that it lacks. */
+function refuseOtherMethods(app: App, methods: Map<string, Set<string>>): void {
+  for (const [url, known] of methods) {
+    // `known` misses what Fastify adds unseen, such as the same route with a slash at its end.
+    const lacking = usualMethods.filter((method) => !app.hasRoute({ url, method }));
+    if (url === '*' || lacking.length === 0) continue;
+    const allowed = [...known].toSorted().join(', ');
+    app.route({
+      method: lacking,
+      url,
+      config: { public: true },
+      schema: { hide: true },
+      // In a hook, so that the body is not read first.
+      onRequest: async (request, reply) => {
+        reply.header('allow', allowed);
+        throw new ServiceError('method_not_allowed', `This path answers ${allowed}, not ${request.method}.`);
+      },
+      handler: async () => undefined,
+    });
+  }
+}
