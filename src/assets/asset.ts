@@ -1,0 +1,39 @@
+// The asset: a stored file, addressed by its content.
+import { z } from 'zod';
+
+export interface Asset {
+  /** BLAKE3 of the bytes, 64 hexadecimal digits: who knows the file knows its id, and the id never means another file. */
+  id: string;
+  sizeBytes: number;
+  /** Without parameters, such as `image/png`. */
+  contentType: string;
+  /** As given by whoever stored it first; a plain name without folders. */
+  fileName: string | null;
+  createdAt: Date;
+}
+
+const idPattern = /^[0-9a-f]{64}$/;
+
+export const assetIdSchema = z
+  .string()
+  .regex(idPattern, '64 hexadecimal digits')
+  .describe('BLAKE3 of the bytes, 64 hexadecimal digits');
+
+export function isAssetId(text: string): boolean {
+  return idPattern.test(text);
+}
+
+/** An asset as the API shows it. */
+export const assetSchema = z
+  .object({
+    id: assetIdSchema,
+    sizeBytes: z.int(),
+    contentType: z.string().describe('Found from the bytes where they tell it'),
+    fileName: z.string().nullable().describe('As given with the first upload'),
+    createdAt: z.iso.datetime().describe('ISO 8601, UTC'),
+  })
+  .meta({ id: 'Asset', description: 'A stored file, addressed by its content' });
+
+export function presentAsset(asset: Asset): z.output<typeof assetSchema> {
+  return { ...asset, createdAt: asset.createdAt.toISOString() };
+}

@@ -1,0 +1,184 @@
+// The routes of assets: upload a file, look it up, read its bytes.
+import { Readable } from 'node:stream';
+import type { Multipart, MultipartFile } from '@fastify/multipart';
+import type { FastifyRequest } from 'fastify';
+import type { FastifyPluginAsyncZod } from 'fastify-type-provider-zod';
+import { z } from 'zod';
+import { ServiceError } from '../errors.ts';
+import { problems } from '../http/problems.ts';
+import { guardStream, type StreamFailure } from '../support/guarded-stream.ts';
+import { assetIdSchema, assetSchema, presentAsset, type Asset } from './asset.ts';
+import { sendAsset } from './send.ts';
+import type { Assets } from './service.ts';
+
+/** An upload that sends nothing for so long is given up. */
+const uploadStallMs = 60_000;
+
+const uploadSchema = {
+  operationId: 'uploadAsset',
+  tags: ['assets'],
+  summary: 'Upload a file',
+  description:
+    'Send a form with one file field `file`, or the bytes alone as the body with any other content type. ' +
+    'The same bytes are stored once: 201 when they are new, 200 when they are known.',
+  consumes: ['multipart/form-data'],
+  querystring: z.strictObject({
+    fileName: z.string().min(1).max(1000).optional().describe('Name of the file, for a body that has none'),
+  }),
+  // Read as a stream by the handler; this is for the documentation.
+  body: z.unknown().meta({
+    type: 'object',
+    properties: { file: { type: 'string', format: 'binary' } },
+    required: ['file'],
+  }),
+  response: {
+    200: assetSchema,
+    201: assetSchema,
+    ...problems('payload_too_large', 'storage_full'),
+  },
+};
+
+const paramsSchema = z.strictObject({ id: assetIdSchema });
+
+/** Needs @fastify/multipart. */
+export function assetRoutes(assets: Assets): FastifyPluginAsyncZod {
+  return async (app) => {
+    // Here a JSON or text file is bytes like any other.
+    app.removeContentTypeParser(['application/json', 'text/plain']);
+    app.addContentTypeParser('*', (_request, payload, done) => done(null, payload));
+
+    app.post('/assets', { schema: uploadSchema }, async (request, reply) => {
+      const { asset, createdNew } = await receive(request, assets, request.query.fileName ?? null);
+      return reply
+        .code(createdNew ? 201 : 200)
+        .header('location', `/assets/${asset.id}`)
+        .send(presentAsset(asset));
+    });
+
+    app.get(
+      '/assets/:id',
+      {
+        schema: {
+          operationId: 'getAsset',
+          tags: ['assets'],
+          summary: 'Look up a file',
+          params: paramsSchema,
+          response: { 200: assetSchema, ...problems('asset_not_found') },
+        },
+      },
+      async (request) => presentAsset(await find(assets, request.params.id)),
+    );
+
+    app.get(
+      '/assets/:id/content',
+      {
+        schema: {
+          operationId: 'getAssetContent',
+          tags: ['assets'],
+          summary: 'Read the bytes of a file, whole or a range',
+          params: paramsSchema,
+          querystring: z.strictObject({
+            download: z.stringbool().default(false).describe('Save it instead of showing it'),
+          }),
+          response: {
+            200: bytesResponse('The whole file'),
+            206: bytesResponse('The part that the Range header names'),
+            ...problems('asset_not_found', 'range_not_satisfiable'),
+          },
+        },
+      },
+      async (request, reply) => {
+        const asset = await find(assets, request.params.id);
+        const disposition = request.query.download ? 'attachment' : 'inline';
+        return sendAsset(request, reply, assets, asset, { fileName: asset.fileName, disposition });
+      },
+    );
+  };
+}
+
+/** How OpenAPI shows an answer of bytes; Fastify sends streams without looking at it. */
+function bytesResponse(description: string) {
+  const schema = z.unknown().meta({ type: 'string', format: 'binary' });
+  return { description, content: { 'application/octet-stream': { schema } } };
+}
+
+async function find(assets: Assets, id: string): Promise<Asset> {
+  const asset = await assets.get(id);
+  if (asset === null) throw new ServiceError('asset_not_found', `There is no asset ${id}.`);
+  return asset;
+}
+
+type Saved = Awaited<ReturnType<Assets['save']>>;
+
+async function receive(request: FastifyRequest, assets: Assets, fileName: string | null): Promise<Saved> {
+  try {
+    return request.isMultipart()
+      ? await saveFormFile(request, assets, fileName)
+      : await saveBody(request, assets, fileName);
+  } catch (error) {
+    // The client is still sending; it reads the answer only if somebody takes the rest.
+    request.raw.unpipe();
+    request.raw.resume();
+    throw error;
+  }
+}
+
+async function saveFormFile(
+  request: FastifyRequest,
+  assets: Assets,
+  fileName: string | null,
+): Promise<Saved> {
+  let saved: Saved | null = null;
+  // The store has the limit of the size; the form's own would cut the file off in silence.
+  for await (const part of request.parts({ limits: { fileSize: Infinity } })) {
+    if (!isExpectedFile(part) || saved !== null) {
+      throw new ServiceError('invalid_request', 'The form must hold one file, in a field "file", only.', {
+        field: part.fieldname,
+      });
+    }
+    saved = await assets.save(guardUpload(part.file), {
+      fileName: fileName ?? part.filename ?? null,
+      contentType: part.mimetype,
+    });
+  }
+  if (saved === null) throw missing();
+  return saved;
+}
+
+function isExpectedFile(part: Multipart): part is MultipartFile {
+  return part.type === 'file' && part.fieldname === 'file';
+}
+
+async function saveBody(request: FastifyRequest, assets: Assets, fileName: string | null): Promise<Saved> {
+  const { body } = request;
+  if (!(body instanceof Readable)) throw missing();
+  if (Number(request.headers['content-length'] ?? 0) > assets.maxBytes) {
+    throw new ServiceError('payload_too_large', `The file is larger than ${assets.maxBytes} bytes.`);
+  }
+  return assets.save(guardUpload(body), {
+    fileName,
+    contentType: request.headers['content-type'] ?? null,
+  });
+}
+
+function guardUpload(source: Readable): Readable {
+  return guardStream(source, { stallMs: uploadStallMs, failure: uploadFailure });
+}
+
+function uploadFailure(kind: StreamFailure, cause: unknown): ServiceError {
+  const detail =
+    kind === 'stalled'
+      ? `The upload sent nothing for ${uploadStallMs / 1000} s.`
+      : 'The upload broke off before it was complete.';
+  return new ServiceError('invalid_request', detail, { cause });
+}
+
+function missing(): ServiceError {
+  return new ServiceError(
+    'invalid_request',
+    'Send a file: a form with a field "file", or the bytes as body.',
+    {
+      field: 'file',
+    },
+  );
+}
