@@ -29,7 +29,7 @@ function setting<S extends z.ZodType>(schema: S, info: SettingInfo): S {
 }
 
 /** The settings in the order in which they are documented. A value in a default is text, as it would be in the environment. */
-export const settingsSchema = z.object({
+const settingsSchema = z.object({
   HOST: setting(text().min(1).prefault('127.0.0.1'), {
     description: 'Address to listen on. Anything but loopback needs an API key.',
   }),
@@ -300,8 +300,8 @@ function checkTogether(config: Config): Config {
 }
 
 function settingInfo(name: string): SettingInfo {
-  const schema = settingsSchema.shape[name as keyof typeof settingsSchema.shape];
-  return about.get(schema) ?? { description: '' };
+  const schema = new Map<string, z.ZodType>(Object.entries(settingsSchema.shape)).get(name);
+  return (schema && about.get(schema)) ?? { description: '' };
 }
 
 function defaultOf(schema: z.ZodType): string | null {

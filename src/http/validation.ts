@@ -1,7 +1,7 @@
 // What is wrong with a request, field by field, in sentences a person can act on.
 import type { FastifySchemaCompiler } from 'fastify';
 import type { z } from 'zod';
-import { safeParse, type $ZodErrorMap, type $ZodIssue, type $ZodType } from 'zod/v4/core';
+import { safeParse, type $ZodErrorMap, type $ZodIssue, type $ZodType, type output } from 'zod/v4/core';
 import { ServiceError } from '../errors.ts';
 
 /** One thing that is wrong. `field` is absent where the whole is at fault. */
@@ -22,6 +22,13 @@ export const validateRequestPart: FastifySchemaCompiler<$ZodType> =
     }
     return { error: invalidRequest(parsed.error.issues, wholes[httpPart ?? ''] ?? 'The request') };
   };
+
+/** Checks what a handler has put together from a request. Throws the same `ServiceError` as a part that came at fault. */
+export function parsePart<S extends $ZodType>(schema: S, data: unknown, whole: string): output<S> {
+  const parsed = safeParse(schema, data, { error: describeIssue });
+  if (parsed.success) return parsed.data;
+  throw invalidRequest(parsed.error.issues, whole);
+}
 
 /** The error for what zod found. `whole` names what was checked, such as "The body". */
 function invalidRequest(issues: $ZodIssue[], whole: string): ServiceError {

@@ -64,6 +64,11 @@ export const terminationReasons = {
   removed_from_settings: 'Its URL is no longer in COMFYUI_URLS.',
 } as const;
 export type TerminationReason = keyof typeof terminationReasons;
+export const terminationReasonCodes = Object.keys(terminationReasons).filter(isTerminationReason);
+
+function isTerminationReason(code: string): code is TerminationReason {
+  return code in terminationReasons;
+}
 
 /**
  * A rental's life. `intended` is written before the provider is asked; `creating` by the one process that asks, just before it does,
@@ -71,3 +76,6 @@ export type TerminationReason = keyof typeof terminationReasons;
  */
 export const rentalStatuses = ['intended', 'creating', 'active', 'destroying', 'gone'] as const;
 export type RentalStatus = (typeof rentalStatuses)[number];
+
+/** What can keep a running machine from being used; each is fatal when it lasts. */
+export type Trouble = 'timeout' | 'unauthorized' | 'insecure' | 'absent';

@@ -76,7 +76,7 @@ export interface JobProgress {
   steps: number | null;
 }
 
-/** A value for one input of one node of the workflow. Exactly one of `value`, `assetId` and `url` is set. */
+/** A value for one input of one node of the workflow: a `value`, or a file as `assetId` or `url`. A fetched `url` has an `assetId` too. */
 export interface JobInput {
   node: string;
   input: string;

@@ -15,14 +15,13 @@ const database = await startDatabase({
 });
 
 const scenarios: Record<string, (database: Database) => Promise<void>> = {
-  /** Writes numbers, and says each once it is committed. */
+  /** Writes numbers, and says each once it is committed, until the server is killed under it. */
   write: async ({ db }) => {
     for (let number = 0; ; number++) {
-      await db
-        .insertInto('service_values')
-        .values({ name: `${process.pid}-${number}`, value: '' })
-        .execute();
-      say(`committed ${process.pid}-${number}`);
+      const name = `${process.pid}-${number}`;
+      const row = db.insertInto('service_values').values({ name, value: '' }).execute();
+      if ((await row.catch(() => null)) === null) return;
+      say(`committed ${name}`);
     }
   },
   /** Takes messages and never ends with one. */

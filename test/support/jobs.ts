@@ -16,11 +16,13 @@ import type { AttemptRef } from '../../src/jobs/attempt.ts';
 import type { RunDeps, RunTiming } from '../../src/jobs/deps.ts';
 import { dispatch } from '../../src/jobs/dispatch.ts';
 import type { Workflow } from '../../src/jobs/job.ts';
+import { watchJob } from '../../src/jobs/events.ts';
 import { openSlots } from '../../src/jobs/placement.ts';
 import { presentJob, type JobView } from '../../src/jobs/presentation.ts';
 import { runAttempt } from '../../src/jobs/run.ts';
 import { jobRequestSchema } from '../../src/jobs/schemas.ts';
 import { createJobs, type JobService } from '../../src/jobs/service.ts';
+import { createWake } from '../../src/jobs/wake.ts';
 import { createLogger } from '../../src/support/log.ts';
 import { startComfyDouble, type ComfyDouble } from '../doubles/comfyui/index.ts';
 import { createTestDatabase } from './database.ts';
@@ -43,7 +45,7 @@ export interface JobBench {
   /** Places jobs and works on the attempt of this one until it ends, or the signal is aborted. */
   run(jobId: string, signal?: AbortSignal): Promise<JobView>;
   job(id: string): Promise<JobView>;
-  /** Reads the job, at every change of any, until `done` says so. */
+  /** Reads the job, at each of its changes, until `done` says so. */
   jobWhen(id: string, done: (job: JobView) => boolean): Promise<JobView>;
   addAsset(bytes: Buffer, fileName: string): Promise<Asset>;
   stop(): Promise<void>;
@@ -64,6 +66,9 @@ const hurried: RunTiming = {
   retryMs: 20,
   retryCapMs: 100,
 };
+
+/** A signal that is never aborted. */
+const forever = new AbortController().signal;
 
 export async function createJobBench(settings: Record<string, string> = {}): Promise<JobBench> {
   const { database, stop: stopDatabase } = await createTestDatabase();
@@ -127,20 +132,23 @@ export async function createJobBench(settings: Record<string, string> = {}): Pro
     },
     dispatch: () => dispatch(deps),
     attemptOf,
-    async run(jobId, signal = new AbortController().signal) {
+    async run(jobId, signal = forever) {
       await dispatch(deps);
       await runAttempt(deps, await attemptOf(jobId), { signal });
       return job(jobId);
     },
     job,
     async jobWhen(id, done) {
-      const changed = Promise.withResolvers<JobView>();
-      const look = () => void job(id).then((view) => done(view) && changed.resolve(view), changed.reject);
-      const unsubscribe = notifications.subscribe('jobs', look);
+      const wake = createWake();
+      const unwatch = watchJob(notifications, id, () => wake.now());
       try {
-        return await changed.promise;
+        for (;;) {
+          const view = await job(id);
+          if (done(view)) return view;
+          await wake.wait(1000, forever);
+        }
       } finally {
-        unsubscribe();
+        unwatch();
       }
     },
     async addAsset(bytes, fileName) {

@@ -1,0 +1,122 @@
+// All wiring on one screen: what the service is made of, and the order in which its parts start and stop.
+import { join } from 'node:path';
+import type { FastifyPluginAsyncZod } from 'fastify-type-provider-zod';
+import { createLocalDiskStore } from './assets/local-disk.ts';
+import { assetRoutes } from './assets/routes.ts';
+import { createAssets, type Assets } from './assets/service.ts';
+import { configuredApiKeys, loadConfig, type Config } from './config.ts';
+import { startDatabase, type Database } from './database/database.ts';
+import { createApiKeys } from './http/api-keys.ts';
+import { assertListenAllowed } from './http/authentication.ts';
+import { createHealth } from './http/health.ts';
+import { createMetrics } from './http/metrics.ts';
+import { createHttpServer } from './http/server.ts';
+import { labelPrefix } from './instances/label.ts';
+import { instanceRoutes } from './instances/routes.ts';
+import { createInstances, type Instances } from './instances/service.ts';
+import { createSessions } from './instances/sessions.ts';
+import { syncStaticInstances } from './instances/static.ts';
+import type { Notifications } from './database/notifications.ts';
+import { jobRoutes } from './jobs/routes.ts';
+import { createJobs, type JobService } from './jobs/service.ts';
+import { healthProbes } from './probes.ts';
+import { createLogger, type Logger } from './support/log.ts';
+import { systemClock } from './support/clock.ts';
+import { documentedIntervals, type Intervals } from './vast/endpoints.ts';
+import { createVastProvider } from './vast/provider.ts';
+import { startWork } from './work.ts';
+
+export interface Service {
+  /** Where it listens, such as `http://127.0.0.1:8400`. */
+  readonly url: string;
+  readonly database: Database;
+  /** Takes no more requests, hands running work back to the queues, and stops every part. Nothing is lost. */
+  stop(): Promise<void>;
+}
+
+export interface ServiceOptions {
+  /** How often vast.ai may be called; a double needs no sparing. */
+  vastIntervals?: Intervals;
+}
+
+/** Starts everything and listens. Rejects, with what had started stopped again, when a part cannot start. */
+export async function startService(
+  config: Config,
+  log: Logger,
+  { vastIntervals = documentedIntervals }: ServiceOptions = {},
+): Promise<Service> {
+  const clock = systemClock;
+  // Undone from the last to the first: by `stop`, and when a later part cannot start.
+  const started = new AsyncDisposableStack();
+  try {
+    const database = await startDatabase({ config, log });
+    started.defer(() => database.stop());
+    const { db, queues, notifications } = database;
+    const apiKeys = createApiKeys(db);
+    await apiKeys.adoptSettings(configuredApiKeys(config));
+    await assertListenAllowed(config, apiKeys);
+
+    const provider =
+      config.VASTAI_API_KEY === undefined
+        ? null
+        : createVastProvider({ config, log, intervals: vastIntervals });
+    started.defer(async () => provider?.close());
+    const store = createLocalDiskStore({ dir: join(config.DATA_DIR, 'assets') });
+    const assets = createAssets({ db, store, config, log });
+    const sessions = createSessions({ db, config, log });
+    started.defer(() => sessions.close());
+
+    const instances = createInstances({ db, queues, provider, config });
+    const jobs = createJobs({ db, queues, notifications, assets, config, clock });
+    const metrics = createMetrics();
+    const health = createHealth(healthProbes({ database, queues, provider, store, db }));
+    const routes = domainRoutes({ instances, jobs, assets, notifications });
+    const http = await createHttpServer({ config, log, apiKeys, health, routes, metrics });
+
+    const prefix = await labelPrefix(db, config);
+    const instanceDeps = { db, queues, provider, sessions, config, labelPrefix: prefix, log, clock };
+    const runDeps = { db, queues, notifications, assets, sessions, config, clock, log };
+    await startWork({ instances: instanceDeps, runs: runDeps });
+    started.defer(() => queues.stop(config.SHUTDOWN_TIMEOUT_SECONDS * 1000));
+    await syncStaticInstances(db, queues, config.COMFYUI_URLS, config.JOB_MAX_ATTEMPTS);
+
+    started.defer(() => http.close());
+    const url = await http.listen({ host: config.HOST, port: config.PORT });
+    health.enter('running');
+    started.defer(async () => health.enter('stopping'));
+    return { url, database, stop: () => started.disposeAsync() };
+  } catch (error) {
+    await started.disposeAsync();
+    throw error;
+  }
+}
+
+/** Stands for a service that is never asked. */
+// oxlint-disable-next-line typescript/no-unsafe-type-assertion -- nothing can be read from it, whatever its type
+const unasked = Object.freeze(Object.create(null)) as never;
+
+/** The OpenAPI document of all routes, made without a database: a route asks its services only when it is called. */
+export async function openApiDocument(): Promise<object> {
+  const config = loadConfig({});
+  const http = await createHttpServer({
+    config,
+    log: createLogger({ ...config, LOG_LEVEL: 'silent' }),
+    apiKeys: unasked,
+    health: unasked,
+    routes: domainRoutes({ instances: unasked, jobs: unasked, assets: unasked, notifications: unasked }),
+  });
+  await http.ready();
+  const document = http.swagger();
+  await http.close();
+  return document;
+}
+
+function domainRoutes(services: {
+  instances: Instances;
+  jobs: JobService;
+  assets: Assets;
+  notifications: Notifications;
+}): FastifyPluginAsyncZod[] {
+  const { instances, assets } = services;
+  return [instanceRoutes(instances, systemClock), jobRoutes(services), assetRoutes(assets)];
+}

@@ -1,0 +1,86 @@
+// Reading and writing the rows of instances and rentals: every write of a step is guarded, every change re-arms the next step.
+import type { Transaction, UpdateObject } from 'kysely';
+import type { Executor, Queues } from '../database/queues.ts';
+import type { InstanceRow, RentalRow, Tables } from '../database/tables.ts';
+import type { InstancePhase, PhaseTime } from './instance.ts';
+
+export type InstanceUpdate = UpdateObject<Tables, 'instances'>;
+
+/** An instance with its current rental, as one step sees them. */
+export interface InstanceState {
+  instance: InstanceRow;
+  rental: RentalRow | null;
+}
+
+export async function loadState(db: Executor, instanceId: string): Promise<InstanceState | null> {
+  const instance = await db
+    .selectFrom('instances')
+    .selectAll()
+    .where('id', '=', instanceId)
+    .executeTakeFirst();
+  if (instance === undefined) return null;
+  const rental =
+    instance.rental_id === null
+      ? undefined
+      : await db.selectFrom('rentals').selectAll().where('id', '=', instance.rental_id).executeTakeFirst();
+  return { instance, rental: rental ?? null };
+}
+
+/**
+ * Wakes an instance after `afterMs`, in the caller's transaction. Every wake-up has a number, and only the newest counts:
+ * an earlier one that is still under way is dropped when it arrives, and a step that it had started can write nothing more.
+ */
+export async function wakeInstance(
+  trx: Transaction<Tables>,
+  queues: Queues,
+  instanceId: string,
+  afterMs = 0,
+  now = new Date(),
+): Promise<void> {
+  const row = await trx
+    .updateTable('instances')
+    .set((eb) => ({ wake: eb('wake', '+', 1), next_step_at: new Date(now.getTime() + afterMs) }))
+    .where('id', '=', instanceId)
+    .where('status', '<>', 'terminated')
+    .returning('wake')
+    .executeTakeFirst();
+  if (row === undefined) return;
+  await queues.send(trx, 'instance', { instanceId, wake: row.wake }, afterMs > 0 ? { afterMs } : {});
+}
+
+/** Writes what a step found, if the step still owns the instance. False means that somebody woke it since: drop the result. */
+export async function updateOwned(
+  trx: Executor,
+  instance: InstanceRow,
+  update: InstanceUpdate,
+): Promise<boolean> {
+  const result = await trx
+    .updateTable('instances')
+    .set(update)
+    .where('id', '=', instance.id)
+    .where('status', '=', instance.status)
+    .where('wake', '=', instance.wake)
+    .executeTakeFirst();
+  return result.numUpdatedRows === 1n;
+}
+
+/** The columns that move an instance into a phase, with the time of the one before closed. */
+export function enterPhase(
+  instance: InstanceRow,
+  phase: InstancePhase,
+  rental: number,
+  now: Date,
+): InstanceUpdate {
+  const phases = closePhases(instance.phases, now);
+  phases.push({ phase, rental, startedAt: now.toISOString(), endedAt: null });
+  return { phase, phase_started_at: now, phases: JSON.stringify(phases), checks_passed: 0 };
+}
+
+/** The columns that end the last phase. */
+export function leavePhases(instance: InstanceRow, now: Date): InstanceUpdate {
+  return { phase: null, phase_started_at: null, phases: JSON.stringify(closePhases(instance.phases, now)) };
+}
+
+function closePhases(phases: PhaseTime[], now: Date): PhaseTime[] {
+  return phases.map((time) => (time.endedAt === null ? { ...time, endedAt: now.toISOString() } : time));
+}

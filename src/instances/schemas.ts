@@ -1,0 +1,260 @@
+// Offers and instances as the API shows them.
+import { z } from 'zod';
+import { time } from '../http/schemas.ts';
+import type { RentalRow } from '../database/tables.ts';
+import { parsePart } from '../http/validation.ts';
+import { rentalCostUsd, totalCostUsd } from './cost.ts';
+import {
+  instancePhases,
+  instanceStatuses,
+  rentalStatuses,
+  terminationReasonCodes,
+  terminationReasons,
+} from './instance.ts';
+import type { Offer, RejectedOffer } from './provider.ts';
+import { publicOfferId, type RankedOffer } from './ranking.ts';
+import { requirementsSchema, type RequestedRequirements } from './requirements.ts';
+import type { InstanceWithRentals } from './service.ts';
+
+const usd = (description: string) => z.number().describe(`${description}, in US dollars`);
+
+const terminationReasonSchema = z.enum(terminationReasonCodes).meta({
+  id: 'TerminationReason',
+  description: Object.entries(terminationReasons)
+    .map(([code, text]) => `\`${code}\`: ${text}`)
+    .join('\n'),
+});
+
+const offerFields = {
+  id: z.string().describe('For `offerId` of `POST /instances`; short-lived'),
+  machineId: z.string(),
+  gpuName: z.string(),
+  gpuCount: z.int(),
+  vramGb: z.number().describe('Memory of one GPU, in GB'),
+  ramGb: z.number().nullable(),
+  cpuCores: z.number().nullable(),
+  diskGb: z.number(),
+  region: z.string().nullable().describe('ISO 3166 country code'),
+  reliability: z.number().nullable(),
+  downloadMbps: z.number().nullable(),
+  uploadMbps: z.number().nullable(),
+  cudaVersion: z.number().nullable(),
+  verified: z.boolean(),
+  pricePerHourUsd: usd('Price per hour, disk included'),
+  storagePricePerHourUsd: usd('The part of the price that is disk'),
+  downloadPricePerGbUsd: usd('Price of a GB received'),
+  uploadPricePerGbUsd: usd('Price of a GB sent'),
+  remainingSeconds: z
+    .number()
+    .nullable()
+    .describe('How long the host still lets the machine out, in seconds'),
+};
+
+export const rankedOfferSchema = z
+  .object({
+    ...offerFields,
+    rank: z.int().min(1),
+    expectedCostUsd: usd('Expected cost of booting and one hour of work'),
+    expectedBootMinutes: z.number(),
+    reasons: z.array(z.string()).describe('Why it stands where it stands'),
+  })
+  .meta({ id: 'Offer', description: 'A machine that can be rented now' });
+
+export const offersSchema = z
+  .object({
+    items: z.array(rankedOfferSchema).describe('Offers that satisfy the requirements, the best first'),
+    rejected: z
+      .array(z.object({ ...offerFields, reasons: z.array(z.string()) }))
+      .describe('Offers that the provider listed and that do not satisfy them, with reasons'),
+  })
+  .meta({ id: 'Offers' });
+
+/** Requirements as they are written in a query string: lists by repeating, numbers and booleans as text. */
+export const offersQuerySchema = z.strictObject({
+  gpuName: z
+    .union([z.string(), z.array(z.string())])
+    .optional()
+    .describe('Accepted GPU model; may be repeated'),
+  region: z
+    .union([z.string(), z.array(z.string())])
+    .optional()
+    .describe('Accepted country; may be repeated'),
+  gpuCount: z.coerce.number().optional(),
+  minVramGb: z.coerce.number().optional(),
+  minRamGb: z.coerce.number().optional(),
+  diskGb: z.coerce.number().optional(),
+  minReliability: z.coerce.number().optional(),
+  minDownloadMbps: z.coerce.number().optional(),
+  minCuda: z.coerce.number().optional(),
+  maxPricePerHourUsd: z.coerce.number().optional(),
+  verifiedOnly: z.stringbool().optional(),
+});
+
+/** The requirements of a query string; a value out of bounds is reported like one of a body. */
+export function requirementsOfQuery({
+  gpuName,
+  region,
+  ...rest
+}: z.output<typeof offersQuerySchema>): RequestedRequirements {
+  const given = Object.fromEntries(Object.entries(rest).filter(([, value]) => value !== undefined));
+  const asked = { ...given, gpuNames: [gpuName ?? []].flat(), regions: [region ?? []].flat() };
+  return parsePart(requirementsSchema, asked, 'The query');
+}
+
+export const instanceRequestSchema = z
+  .strictObject({
+    requirements: requirementsSchema
+      .optional()
+      .describe('What the machine must satisfy; `{}` takes the defaults'),
+    offerId: z
+      .string()
+      .regex(/^[\w-]{1,64}\.[\w-]{1,64}$/, 'an id from GET /offers')
+      .optional()
+      .describe('One certain machine from `GET /offers`; no other is tried when it fails'),
+  })
+  .refine(
+    (body) =>
+      body.offerId === undefined ||
+      body.requirements === undefined ||
+      body.requirements.gpuNames.length === 0,
+    {
+      path: ['offerId'],
+      message: 'name either an offer or the GPUs that you accept, not both',
+    },
+  )
+  .meta({
+    id: 'InstanceRequest',
+    examples: [{ requirements: { gpuNames: ['RTX 4090'], minVramGb: 24, maxPricePerHourUsd: 0.6 } }, {}],
+  });
+
+const rentalSchema = z
+  .object({
+    number: z.int().describe('Counted from 1'),
+    status: z.enum(rentalStatuses),
+    label: z.string(),
+    providerInstanceId: z.string().nullable(),
+    machineId: z.string(),
+    pricePerHourUsd: usd('Price per hour'),
+    costUsd: usd('Cost until now, or until it was confirmed gone'),
+    createdAt: time('When it was decided on'),
+    readyAt: time('When ComfyUI was ready on it').nullable(),
+    goneAt: time('When the provider confirmed that it is gone').nullable(),
+    endReason: terminationReasonSchema.nullable(),
+    endDetail: z.string().nullable().describe('The evidence: what the provider or the machine said'),
+  })
+  .meta({ id: 'Rental', description: "The provider's paid contract behind an instance" });
+
+export const instanceSchema = z
+  .object({
+    id: z.uuid(),
+    provider: z.enum(['vast', 'static']),
+    status: z.enum(instanceStatuses),
+    phase: z.enum(instancePhases).nullable().describe('What it is doing while it is not ready'),
+    message: z
+      .string()
+      .nullable()
+      .describe("What is going on, in words; the provider's own where it has some"),
+    gpuName: z.string().nullable(),
+    gpuCount: z.int().nullable(),
+    vramGb: z.number().nullable(),
+    region: z.string().nullable(),
+    comfyuiVersion: z.string().nullable(),
+    reachable: z.boolean().describe('Whether a ready instance answered its last check'),
+    pricePerHourUsd: usd('Price per hour of the current rental').nullable(),
+    costUsd: usd('Cost of all its rentals so far'),
+    phases: z
+      .array(
+        z.object({
+          phase: z.enum(instancePhases),
+          rental: z.int(),
+          startedAt: z.iso.datetime(),
+          endedAt: z.iso.datetime().nullable(),
+          seconds: z.number(),
+        }),
+      )
+      .describe('How long each phase took, rental by rental'),
+    rentals: z.array(rentalSchema),
+    requirements: requirementsSchema.nullable(),
+    terminationReason: terminationReasonSchema.nullable(),
+    terminationDetail: z.string().nullable(),
+    createdAt: z.iso.datetime(),
+    readyAt: z.iso.datetime().nullable(),
+    terminatedAt: z.iso.datetime().nullable(),
+  })
+  .meta({ id: 'Instance', description: 'One machine running ComfyUI' });
+
+export function presentOffer(ranked: RankedOffer): z.output<typeof rankedOfferSchema> {
+  return {
+    ...presentFields(ranked.offer),
+    rank: ranked.rank,
+    expectedCostUsd: round(ranked.expectedCostUsd),
+    expectedBootMinutes: Math.round(ranked.expectedBootMinutes * 10) / 10,
+    reasons: ranked.reasons,
+  };
+}
+
+export function presentRejected({ offer, reasons }: RejectedOffer) {
+  return { ...presentFields(offer), reasons };
+}
+
+export function presentInstance(
+  { instance, rentals }: InstanceWithRentals,
+  now: Date,
+): z.output<typeof instanceSchema> {
+  const current = rentals.find((rental) => rental.id === instance.rental_id && rental.status !== 'gone');
+  return {
+    id: instance.id,
+    provider: instance.provider,
+    status: instance.status,
+    phase: instance.phase,
+    message: instance.message,
+    gpuName: instance.gpu_name,
+    gpuCount: instance.gpu_count,
+    vramGb: instance.vram_gb,
+    region: instance.region,
+    comfyuiVersion: instance.comfyui_version,
+    reachable: instance.status === 'ready' && instance.unreachable_since === null,
+    pricePerHourUsd: current?.price_per_hour_usd ?? null,
+    costUsd: round(totalCostUsd(rentals, now)),
+    phases: instance.phases.map((phase) => ({ ...phase, seconds: secondsOf(phase, now) })),
+    rentals: rentals.map((rental) => presentRental(rental, now)),
+    requirements: instance.requirements,
+    terminationReason: instance.termination_reason ?? instance.pending_reason,
+    terminationDetail: instance.termination_detail ?? instance.pending_detail,
+    createdAt: instance.created_at.toISOString(),
+    readyAt: instance.ready_at?.toISOString() ?? null,
+    terminatedAt: instance.terminated_at?.toISOString() ?? null,
+  };
+}
+
+function presentRental(rental: RentalRow, now: Date): z.output<typeof rentalSchema> {
+  return {
+    number: rental.number,
+    status: rental.status,
+    label: rental.label,
+    providerInstanceId: rental.provider_instance_id,
+    machineId: rental.machine_id,
+    pricePerHourUsd: rental.price_per_hour_usd,
+    costUsd: round(rentalCostUsd(rental, now)),
+    createdAt: rental.created_at.toISOString(),
+    readyAt: rental.ready_at?.toISOString() ?? null,
+    goneAt: rental.gone_at?.toISOString() ?? null,
+    endReason: rental.end_reason,
+    endDetail: rental.end_evidence,
+  };
+}
+
+function presentFields(offer: Offer) {
+  const { offerId: _, ...shown } = offer;
+  return { id: publicOfferId(offer), ...shown };
+}
+
+function secondsOf({ startedAt, endedAt }: { startedAt: string; endedAt: string | null }, now: Date): number {
+  const end = endedAt === null ? now.getTime() : Date.parse(endedAt);
+  return Math.max(0, Math.round((end - Date.parse(startedAt)) / 100) / 10);
+}
+
+/** Money to a millionth of a dollar: short tests cost less than a cent. */
+function round(value: number): number {
+  return Math.round(value * 1e6) / 1e6;
+}

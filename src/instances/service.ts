@@ -1,0 +1,246 @@
+// Instances as the routes use them: every request writes its intention and a wake-up in one transaction.
+import { sql, type Kysely } from 'kysely';
+import { v7 as uuid } from 'uuid';
+import type { Config } from '../config.ts';
+import type { Queues } from '../database/queues.ts';
+import type { InstanceRow, RentalRow, Tables } from '../database/tables.ts';
+import { ServiceError } from '../errors.ts';
+import { closeSlots } from '../jobs/placement.ts';
+import { instanceStatusesBefore, type InstanceStatus } from './instance.ts';
+import { ProviderError, type Provider, type RejectedOffer } from './provider.ts';
+import { rankOffers, type RankedOffer } from './ranking.ts';
+import { leavePhases, wakeInstance } from './records.ts';
+import {
+  completeRequirements,
+  requirementsSchema,
+  type RequestedRequirements,
+  type Requirements,
+} from './requirements.ts';
+
+export interface InstanceWithRentals {
+  instance: InstanceRow;
+  /** All rentals of the instance, the first one first. */
+  rentals: RentalRow[];
+}
+
+export interface InstanceRequest {
+  requirements: RequestedRequirements | undefined;
+  /** As `GET /offers` gave it. */
+  offerId: string | undefined;
+  apiKey: string | null;
+}
+
+export interface InstanceQuery {
+  status: InstanceStatus[];
+  provider: 'vast' | 'static' | undefined;
+  limit: number;
+  /** The id of the last instance of the page before. */
+  cursor: string | undefined;
+}
+
+export interface Instances {
+  /** Offers that satisfy the requirements, the best first, and those that do not, with reasons. */
+  offers(requested: RequestedRequirements): Promise<{ offers: RankedOffer[]; rejected: RejectedOffer[] }>;
+  /** Writes the intention to rent; nothing was rented yet when it resolves. */
+  request(request: InstanceRequest): Promise<InstanceWithRentals>;
+  get(id: string): Promise<InstanceWithRentals>;
+  /** Newest first; one more than `limit` is never returned. */
+  list(query: InstanceQuery): Promise<{ items: InstanceWithRentals[]; nextCursor: string | null }>;
+  /** Ends an instance, at once or after its jobs; repeating it changes nothing. */
+  end(id: string, options: { drain: boolean }): Promise<InstanceWithRentals>;
+}
+
+interface Deps {
+  db: Kysely<Tables>;
+  queues: Queues;
+  provider: Provider | null;
+  config: Config;
+}
+
+/** One lock for all decisions on how many instances there may be, so that a burst of requests cannot pass the limit together. */
+const INSTANCE_LIMIT_LOCK = 0x636679;
+
+export function createInstances(deps: Deps): Instances {
+  return {
+    offers: (requested) => searchOffers(deps, requested),
+    request: (request) => requestInstance(deps, request),
+    get: (id) => getInstance(deps.db, id),
+    list: (query) => listInstances(deps.db, query),
+    end: (id, options) => endInstance(deps, id, options),
+  };
+}
+
+async function searchOffers(deps: Deps, requested: RequestedRequirements) {
+  try {
+    const found = await needProvider(deps).searchOffers(
+      limited(deps, requested),
+      AbortSignal.timeout(30_000),
+    );
+    return { offers: rankOffers(found.offers), rejected: found.rejected };
+  } catch (error) {
+    throw error instanceof ProviderError ? toServiceError(error) : error;
+  }
+}
+
+async function requestInstance(deps: Deps, request: InstanceRequest): Promise<InstanceWithRentals> {
+  needProvider(deps);
+  const id = uuid();
+  await deps.db.transaction().execute(async (trx) => {
+    await sql`select pg_advisory_xact_lock(${INSTANCE_LIMIT_LOCK})`.execute(trx);
+    const { count } = await trx
+      .selectFrom('instances')
+      .select(({ fn }) => fn.countAll<number>().as('count'))
+      .where('provider', '=', 'vast')
+      .where('status', '<>', 'terminated')
+      .executeTakeFirstOrThrow();
+    if (count >= deps.config.MAX_INSTANCES) {
+      throw new ServiceError(
+        'limit_reached',
+        `${count} instances are rented or being rented, and MAX_INSTANCES is ${deps.config.MAX_INSTANCES}. End one, or raise the limit.`,
+        { extra: { limit: deps.config.MAX_INSTANCES, current: count } },
+      );
+    }
+    const requirements = limited(deps, request.requirements ?? requirementsSchema.parse({}));
+    await trx
+      .insertInto('instances')
+      .values({
+        id,
+        provider: 'vast',
+        status: 'requested',
+        requirements: JSON.stringify(requirements),
+        wanted_offer_id: request.offerId ?? null,
+        api_key: request.apiKey,
+      })
+      .execute();
+    await wakeInstance(trx, deps.queues, id);
+  });
+  return getInstance(deps.db, id);
+}
+
+async function getInstance(db: Kysely<Tables>, id: string): Promise<InstanceWithRentals> {
+  const instance = await db.selectFrom('instances').selectAll().where('id', '=', id).executeTakeFirst();
+  if (instance === undefined) throw new ServiceError('instance_not_found', `There is no instance ${id}.`);
+  const rentals = await db
+    .selectFrom('rentals')
+    .selectAll()
+    .where('instance_id', '=', id)
+    .orderBy('number')
+    .execute();
+  return { instance, rentals };
+}
+
+async function listInstances(db: Kysely<Tables>, { status, provider, limit, cursor }: InstanceQuery) {
+  let query = db
+    .selectFrom('instances')
+    .selectAll()
+    .orderBy('id', 'desc')
+    .limit(limit + 1);
+  if (status.length > 0) query = query.where('status', 'in', status);
+  if (provider !== undefined) query = query.where('provider', '=', provider);
+  if (cursor !== undefined) query = query.where('id', '<', cursor);
+  const rows = await query.execute();
+  const page = rows.slice(0, limit);
+  const ids = page.map(({ id }) => id);
+  const rentals =
+    ids.length === 0
+      ? []
+      : await db
+          .selectFrom('rentals')
+          .selectAll()
+          .where('instance_id', 'in', ids)
+          .orderBy('number')
+          .execute();
+  return {
+    items: page.map((instance) => ({
+      instance,
+      rentals: rentals.filter((rental) => rental.instance_id === instance.id),
+    })),
+    nextCursor: rows.length > limit ? (page.at(-1)?.id ?? null) : null,
+  };
+}
+
+async function endInstance(
+  deps: Deps,
+  id: string,
+  { drain }: { drain: boolean },
+): Promise<InstanceWithRentals> {
+  await deps.db.transaction().execute(async (trx) => {
+    const instance = await trx
+      .selectFrom('instances')
+      .selectAll()
+      .where('id', '=', id)
+      .forUpdate()
+      .executeTakeFirst();
+    if (instance === undefined) throw new ServiceError('instance_not_found', `There is no instance ${id}.`);
+    if (instance.provider === 'static') {
+      throw new ServiceError(
+        'conflict',
+        'This ComfyUI server was not rented. Remove its URL from COMFYUI_URLS to let it go.',
+      );
+    }
+    const to: InstanceStatus = drain && instance.status === 'ready' ? 'draining' : 'terminating';
+    if (!instanceStatusesBefore(to).includes(instance.status)) return;
+    await trx
+      .updateTable('instances')
+      .set({
+        status: to,
+        pending_reason: 'requested',
+        message: to === 'draining' ? 'Ends after its jobs.' : 'Ends now.',
+        ...leavePhases(instance, new Date()),
+      })
+      .where('id', '=', id)
+      .execute();
+    if (to === 'terminating') {
+      await closeSlots(
+        trx,
+        deps.queues,
+        id,
+        'Its instance was ended on request.',
+        deps.config.JOB_MAX_ATTEMPTS,
+      );
+    }
+    await wakeInstance(trx, deps.queues, id);
+  });
+  return getInstance(deps.db, id);
+}
+
+function limited({ config }: Deps, requested: RequestedRequirements): Requirements {
+  return completeRequirements(requested, {
+    diskGb: config.VAST_DISK_GB,
+    maxPricePerHourUsd: config.MAX_PRICE_PER_HOUR_USD,
+  });
+}
+
+function needProvider({ provider }: Deps): Provider {
+  if (provider !== null) return provider;
+  throw new ServiceError(
+    'provider_not_configured',
+    'This service has no provider to rent from. Set VASTAI_API_KEY and start it again.',
+  );
+}
+
+function toServiceError(error: ProviderError): ServiceError {
+  const options = { cause: error };
+  switch (error.kind) {
+    case 'unauthorized':
+      return new ServiceError(
+        'provider_unavailable',
+        'vast.ai does not accept VASTAI_API_KEY. Check the key.',
+        options,
+      );
+    case 'rate_limited':
+      return new ServiceError(
+        'provider_unavailable',
+        'vast.ai asks us to slow down. Try again in some seconds.',
+        options,
+      );
+    case 'no_credit':
+      return new ServiceError('insufficient_credit', 'The vast.ai account lacks credit.', options);
+    default:
+      return new ServiceError(
+        'provider_unavailable',
+        'vast.ai gave no usable answer. Try again later.',
+        options,
+      );
+  }
+}

@@ -1,0 +1,51 @@
+// Instances that nobody rents: one for each ComfyUI server named in the settings.
+import type { Kysely } from 'kysely';
+import { v7 as uuid } from 'uuid';
+import type { Queues } from '../database/queues.ts';
+import type { Tables } from '../database/tables.ts';
+import { closeSlots } from '../jobs/placement.ts';
+import { wakeInstance } from './records.ts';
+
+/** Makes an instance for each URL that has none, and ends those whose URL is no longer in the settings. */
+export async function syncStaticInstances(
+  db: Kysely<Tables>,
+  queues: Queues,
+  urls: string[],
+  maxAttempts: number,
+): Promise<void> {
+  await db.transaction().execute(async (trx) => {
+    const known = await trx
+      .selectFrom('instances')
+      .select(['id', 'static_url', 'status'])
+      .where('provider', '=', 'static')
+      .where('status', 'not in', ['terminating', 'terminated'])
+      .execute();
+    for (const url of urls) {
+      if (known.some((instance) => instance.static_url === url)) continue;
+      const id = uuid();
+      await trx
+        .insertInto('instances')
+        .values({ id, provider: 'static', status: 'requested', static_url: url, requirements: null })
+        // Another replica that starts at the same moment may have made it.
+        .onConflict((conflict) => conflict.doNothing())
+        .execute();
+      await wakeInstance(trx, queues, id);
+    }
+    for (const instance of known) {
+      if (instance.static_url !== null && urls.includes(instance.static_url)) continue;
+      await trx
+        .updateTable('instances')
+        .set({ status: 'terminating', phase: null, pending_reason: 'removed_from_settings' })
+        .where('id', '=', instance.id)
+        .execute();
+      await closeSlots(
+        trx,
+        queues,
+        instance.id,
+        'Its ComfyUI server was removed from the settings.',
+        maxAttempts,
+      );
+      await wakeInstance(trx, queues, instance.id);
+    }
+  });
+}

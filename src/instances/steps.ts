@@ -1,0 +1,127 @@
+// The steps of an instance: which one is next, and running it.
+import { messageOf } from '../errors.ts';
+import type { HandlerContext, QueueMessages } from '../database/queues.ts';
+import type { InstanceRow, RentalRow } from '../database/tables.ts';
+import { backoffMs } from '../support/backoff.ts';
+import { ProviderError } from './provider.ts';
+import { enterPhase, loadState } from './records.ts';
+import { check } from './steps/check.ts';
+import { destroy, drain, terminate } from './steps/destroy.ts';
+import { load } from './steps/load.ts';
+import { discardIntention, launch, settle } from './steps/rent.ts';
+import { search } from './steps/search.ts';
+import { start, startStatic } from './steps/start.ts';
+import {
+  endInstance,
+  finish,
+  lookAgain,
+  type InstanceDeps,
+  type RentalStep,
+  type Step,
+} from './steps/step.ts';
+
+export type { InstanceDeps } from './steps/step.ts';
+
+export type StepName =
+  | 'none'
+  | 'begin'
+  | 'search'
+  | 'launch'
+  | 'settle'
+  | 'load'
+  | 'start'
+  | 'startStatic'
+  | 'check'
+  | 'drain'
+  | 'discard'
+  | 'destroy'
+  | 'terminate';
+
+/** Which step an instance needs, from its record and its current rental alone. */
+export function nextStep(
+  instance: Pick<InstanceRow, 'status' | 'phase' | 'provider'>,
+  rental: Pick<RentalRow, 'status'> | null,
+): StepName {
+  const { status } = instance;
+  if (status === 'terminated') return 'none';
+  if (rental?.status === 'destroying') return 'destroy';
+  if (status === 'requested') return 'begin';
+  if (status === 'ready') return 'check';
+  if (status === 'draining') return 'drain';
+  if (status === 'provisioning' && instance.provider === 'static') return 'startStatic';
+  if (rental === null || rental.status === 'gone') return status === 'terminating' ? 'terminate' : 'search';
+  if (rental.status === 'creating') return 'settle';
+  if (status === 'terminating') return rental.status === 'intended' ? 'discard' : 'destroy';
+  if (rental.status === 'intended') return 'launch';
+  return instance.phase === 'starting' ? 'start' : 'load';
+}
+
+/** Runs one step. A wake-up that was overtaken does nothing; a provider that cannot answer is asked again later. */
+export async function stepInstance(
+  deps: InstanceDeps,
+  message: QueueMessages['instance'],
+  { signal }: HandlerContext,
+): Promise<void> {
+  const state = await loadState(deps.db, message.instanceId);
+  if (state === null || state.instance.wake !== message.wake) return;
+  const { instance, rental } = state;
+  const name = nextStep(instance, rental);
+  const log = deps.log.child({ instanceId: instance.id, step: name });
+  const step: Step = { deps, instance, rental, now: deps.clock.now(), log, signal };
+  try {
+    await run(name, step);
+  } catch (error) {
+    if (!(error instanceof ProviderError)) throw error;
+    await retryLater(step, name, error);
+  }
+}
+
+async function run(name: StepName, step: Step): Promise<void> {
+  switch (name) {
+    case 'none':
+      return;
+    case 'begin':
+      return begin(step);
+    case 'search':
+      return search(step);
+    case 'startStatic':
+      return startStatic(step);
+    case 'check':
+      return check(step);
+    case 'drain':
+      return drain(step);
+    case 'terminate':
+      return terminate(step);
+    default:
+      return runForRental(name, withRental(step));
+  }
+}
+
+async function runForRental(
+  name: 'launch' | 'settle' | 'load' | 'start' | 'discard' | 'destroy',
+  step: RentalStep,
+): Promise<void> {
+  const steps = { launch, settle, load, start, discard: discardIntention, destroy };
+  await steps[name](step);
+}
+
+async function begin(step: Step): Promise<void> {
+  const phase = step.instance.provider === 'static' ? 'starting' : 'searching';
+  await finish(step, { status: 'provisioning', ...enterPhase(step.instance, phase, 0, step.now) }, 0);
+}
+
+/** The provider gave no usable answer to a question that may be repeated. */
+async function retryLater(step: Step, name: StepName, error: ProviderError): Promise<void> {
+  const detail = messageOf(error);
+  if (error.kind === 'unauthorized' && name === 'search')
+    return endInstance(step, 'provider_refused_key', detail);
+  const urgent = error.kind === 'unauthorized' || name === 'destroy';
+  step.log[urgent ? 'error' : 'warn']({ kind: error.kind, error: detail }, 'the provider could not be used');
+  const tries = Math.min(6, 1 + (step.rental?.destroy_tries ?? 0));
+  await lookAgain(step, detail, backoffMs(tries, { baseMs: 5000, capMs: 60_000 }));
+}
+
+function withRental(step: Step): RentalStep {
+  if (step.rental === null) throw new Error(`Instance ${step.instance.id} has no rental.`);
+  return { ...step, rental: step.rental };
+}

@@ -1,0 +1,114 @@
+// Destroying: asks until the provider's single view and its list both show that the rental is gone, without end.
+import { backoffMs } from '../../support/backoff.ts';
+import type { RentalStep, Step } from './step.ts';
+import { enterPhase, type InstanceUpdate } from '../records.ts';
+import { finish, lookAgain, needProvider, needProviderId } from './step.ts';
+
+/** After so many tries a person should know; the tries go on. */
+const ALARM_AFTER_TRIES = 5;
+/** The provider's views follow a destroy within moments. */
+const CONFIRM_MS = 2000;
+
+/** Ends a draining instance once its slots are empty. */
+export async function drain(step: Step): Promise<void> {
+  const { deps, instance } = step;
+  const busy = await deps.db
+    .selectFrom('slots')
+    .select(({ fn }) => fn.countAll<number>().as('count'))
+    .where('instance_id', '=', instance.id)
+    .where('job_id', 'is not', null)
+    .executeTakeFirstOrThrow();
+  if (busy.count > 0) return lookAgain(step, `Waiting for ${busy.count} jobs to end.`);
+  await finish(step, { status: 'terminating', message: 'Its jobs have ended.' }, 0);
+}
+
+/** One try to destroy the rental, or one look at whether the last try worked. */
+export async function destroy(step: RentalStep): Promise<void> {
+  const { rental, deps } = step;
+  if (rental.status === 'active') return markDestroying(step);
+  if (rental.destroy_tries > 0 && (await isGone(step))) return close(step);
+
+  const tries = rental.destroy_tries + 1;
+  await deps.db.updateTable('rentals').set({ destroy_tries: tries }).where('id', '=', rental.id).execute();
+  if (tries % ALARM_AFTER_TRIES === 0) {
+    step.log.error(
+      { tries, providerInstanceId: rental.provider_instance_id },
+      'a rental cannot be destroyed and still bills',
+    );
+  }
+  await needProvider(step).terminate(needProviderId(rental), step.signal);
+  const waitMs = tries === 1 ? CONFIRM_MS : backoffMs(tries, { baseMs: CONFIRM_MS, capMs: 60_000 });
+  const text =
+    tries === 1 ? 'The machine is being destroyed.' : `The machine is being destroyed; try ${tries}.`;
+  await lookAgain(step, text, Math.min(waitMs, deps.config.INSTANCE_POLL_SECONDS * 1000 * tries));
+}
+
+/** Writes the end of an instance that has no rental left. */
+export async function terminate(step: Step): Promise<void> {
+  const { instance, now, deps } = step;
+  step.log.info({ reason: instance.pending_reason }, 'the instance is terminated');
+  await finish(
+    step,
+    {
+      status: 'terminated',
+      phase: null,
+      termination_reason: instance.pending_reason ?? 'requested',
+      termination_detail: instance.pending_detail,
+      terminated_at: now,
+      message: null,
+      next_step_at: null,
+    },
+    0,
+  );
+  await deps.sessions.drop(instance.id);
+}
+
+async function markDestroying(step: RentalStep): Promise<void> {
+  const { instance, rental, now } = step;
+  await finish(step, {}, 0, async (trx) => {
+    await trx
+      .updateTable('rentals')
+      .set({
+        status: 'destroying',
+        destroy_requested_at: now,
+        end_reason: instance.pending_reason,
+        end_evidence: instance.pending_detail,
+      })
+      .where('id', '=', rental.id)
+      .where('status', '=', 'active')
+      .execute();
+  });
+}
+
+/**
+ * Gone only when both views agree. A rental that no view has ever shown may still be hidden by read lag,
+ * so its absence proves nothing before the settling window has passed.
+ */
+async function isGone(step: RentalStep): Promise<boolean> {
+  const { rental, deps, now } = step;
+  const provider = needProvider(step);
+  const view = await provider.describe(needProviderId(rental), step.signal);
+  if (view.kind === 'present') return false;
+  const listed = await provider.listByLabel(rental.label, step.signal);
+  if (listed.some(({ label }) => label === rental.label)) return false;
+  const ageMs = now.getTime() - (rental.create_sent_at ?? rental.created_at).getTime();
+  return rental.seen_at !== null || ageMs >= deps.config.RENT_SETTLE_SECONDS * 1000;
+}
+
+/** Absence is confirmed: the rental costs nothing from now on. */
+async function close(step: RentalStep): Promise<void> {
+  const { instance, rental, now } = step;
+  const update: InstanceUpdate =
+    instance.status === 'provisioning'
+      ? { ...enterPhase(instance, 'searching', rental.number, now), message: 'Looking for another machine.' }
+      : { message: 'The machine is gone.' };
+  step.log.info({ rental: rental.number, reason: rental.end_reason }, 'the rental is confirmed gone');
+  await finish(step, update, 0, async (trx) => {
+    await trx
+      .updateTable('rentals')
+      .set({ status: 'gone', gone_at: now, trouble: null, trouble_since: null })
+      .where('id', '=', rental.id)
+      .where('status', '=', 'destroying')
+      .execute();
+  });
+}

@@ -1,0 +1,174 @@
+// What every step of an instance has in hand, and the few ways in which a step can end.
+import type { Kysely, Transaction } from 'kysely';
+import type { Logger } from 'pino';
+import type { Config } from '../../config.ts';
+import type { Queues } from '../../database/queues.ts';
+import type { InstanceRow, RentalRow, Tables } from '../../database/tables.ts';
+import { closeSlots } from '../../jobs/placement.ts';
+import type { Clock } from '../../support/clock.ts';
+import { terminationReasons, type TerminationReason, type Trouble } from '../instance.ts';
+import type { Provider } from '../provider.ts';
+import type { Requirements } from '../requirements.ts';
+import { leavePhases, updateOwned, wakeInstance, type InstanceUpdate } from '../records.ts';
+import type { Sessions } from '../sessions.ts';
+
+export interface InstanceDeps {
+  db: Kysely<Tables>;
+  queues: Queues;
+  /** Null when no key is set; then nothing new is rented, and what is rented waits for a key. */
+  provider: Provider | null;
+  sessions: Sessions;
+  config: Config;
+  /** `<prefix>.<deployment>`: how the label of every rental of this deployment begins. */
+  labelPrefix: string;
+  log: Logger;
+  clock: Clock;
+}
+
+export interface Step {
+  deps: InstanceDeps;
+  instance: InstanceRow;
+  rental: RentalRow | null;
+  now: Date;
+  log: Logger;
+  signal: AbortSignal;
+}
+
+/** A step of an instance that has a rental. */
+export interface RentalStep extends Step {
+  rental: RentalRow;
+}
+
+type Write = (trx: Transaction<Tables>) => Promise<void>;
+
+/** How long a state that is fatal when it lasts may last. */
+const TROUBLE_LIMIT_MS: Record<Exclude<Trouble, 'timeout'>, number> = {
+  unauthorized: 60_000,
+  insecure: 60_000,
+  absent: 60_000,
+};
+
+/**
+ * Writes what the step found and arms the next one, in one transaction: all of it, or nothing when somebody else has
+ * woken the instance meanwhile. `write` holds what belongs to it in other tables.
+ */
+export async function finish(
+  step: Step,
+  update: InstanceUpdate,
+  afterMs: number,
+  write?: Write,
+): Promise<void> {
+  const { deps, instance } = step;
+  await deps.db.transaction().execute(async (trx) => {
+    if (!(await updateOwned(trx, instance, { next_step_at: step.now, ...update }))) return;
+    await write?.(trx);
+    await wakeInstance(trx, deps.queues, instance.id, afterMs, step.now);
+  });
+}
+
+/** Looks again after a while; `message` is what the caller sees meanwhile. */
+export async function lookAgain(
+  step: Step,
+  message: string | null,
+  afterMs?: number,
+  write?: Write,
+): Promise<void> {
+  await finish(step, { message }, afterMs ?? step.deps.config.INSTANCE_POLL_SECONDS * 1000, write);
+}
+
+/** Ends the current rental: it is destroyed, and then the instance goes on with the next offer, if it may. */
+export async function failRental(
+  step: RentalStep,
+  reason: TerminationReason,
+  evidence: string,
+): Promise<void> {
+  step.log.warn({ reason, evidence, rental: step.rental.number }, 'the rental failed and will be destroyed');
+  await finish(
+    step,
+    { message: `${terminationReasons[reason]} ${evidence}`.trim(), checks_passed: 0 },
+    0,
+    (trx) => markDestroying(trx, step, reason, evidence),
+  );
+}
+
+/** Ends the instance: its jobs go back to the queue, its rental is destroyed. */
+export async function endInstance(step: Step, reason: TerminationReason, detail: string): Promise<void> {
+  const { deps, instance, rental } = step;
+  step.log.warn({ reason, detail }, 'the instance ends');
+  const update: InstanceUpdate = {
+    status: 'terminating',
+    pending_reason: reason,
+    pending_detail: detail,
+    message: `${terminationReasons[reason]} ${detail}`.trim(),
+    ...leavePhases(instance, step.now),
+  };
+  await finish(step, update, 0, async (trx) => {
+    await closeSlots(trx, deps.queues, instance.id, terminationReasons[reason], deps.config.JOB_MAX_ATTEMPTS);
+    if (rental?.status === 'active') await markDestroying(trx, { ...step, rental }, reason, detail);
+  });
+}
+
+/** Notes what keeps a running machine from being used; fails the rental when it has lasted too long. */
+export async function noteTrouble(
+  step: RentalStep,
+  trouble: Trouble,
+  reason: TerminationReason,
+  detail: string,
+): Promise<void> {
+  const { rental, now, deps } = step;
+  const since = rental.trouble === trouble && rental.trouble_since !== null ? rental.trouble_since : now;
+  const limitMs =
+    trouble === 'timeout' ? deps.config.UNREACHABLE_TIMEOUT_SECONDS * 1000 : TROUBLE_LIMIT_MS[trouble];
+  if (now.getTime() - since.getTime() >= limitMs) {
+    if (step.instance.status === 'ready') return endInstance(step, reason, detail);
+    return failRental(step, reason, detail);
+  }
+  await lookAgain(step, detail, undefined, async (trx) => {
+    await trx
+      .updateTable('rentals')
+      .set({ trouble, trouble_since: since })
+      .where('id', '=', rental.id)
+      .where('status', '=', 'active')
+      .execute();
+  });
+}
+
+/** How long the current phase has lasted, in milliseconds. */
+export function phaseAgeMs(step: Step): number {
+  return step.now.getTime() - (step.instance.phase_started_at ?? step.now).getTime();
+}
+
+/** The provider, or a rejection that says what is missing. */
+export function needProvider(step: Step): Provider {
+  if (step.deps.provider === null)
+    throw new Error('VASTAI_API_KEY is not set, so the provider cannot be asked.');
+  return step.deps.provider;
+}
+
+/** What the machine must satisfy; every instance that is rented has it. */
+export function needRequirements(step: Step): Requirements {
+  if (step.instance.requirements === null)
+    throw new Error(`Instance ${step.instance.id} has no requirements.`);
+  return step.instance.requirements;
+}
+
+/** The rental's id at the provider; a rental that is active always has one. */
+export function needProviderId(rental: RentalRow): string {
+  if (rental.provider_instance_id === null)
+    throw new Error(`Rental ${rental.id} is ${rental.status} without a provider id.`);
+  return rental.provider_instance_id;
+}
+
+async function markDestroying(
+  trx: Transaction<Tables>,
+  step: RentalStep,
+  reason: TerminationReason,
+  evidence: string,
+): Promise<void> {
+  await trx
+    .updateTable('rentals')
+    .set({ status: 'destroying', end_reason: reason, end_evidence: evidence, destroy_requested_at: step.now })
+    .where('id', '=', step.rental.id)
+    .where('status', '=', 'active')
+    .execute();
+}

@@ -1,0 +1,78 @@
+// Following a submitted prompt to its end. The truth is ComfyUI's history and queue; events only make it fast.
+import type { HistoryEntry } from '../comfyui/client.ts';
+import type { ComfySession } from '../comfyui/session.ts';
+import { AttemptEnd, type Verdict } from './attempt.ts';
+import type { Hints } from './hints.ts';
+import { refresh, stopOf, updateAttempt, verdictOfStop, type Run, type Stop } from './run-state.ts';
+
+/** A prompt must be seen nowhere this often in a row before it counts as lost: the price of a mistake is a second execution. */
+const LOOKS_UNTIL_LOST = 2;
+
+/** What a prompt left behind, and why it was told to stop, if it was. */
+export interface Finished {
+  entry: HistoryEntry;
+  stop: Stop | null;
+}
+
+/** Resolves when ComfyUI's history has the prompt. Throws `AttemptEnd` where it never will. */
+export async function follow(run: Run, session: ComfySession, hints: Hints): Promise<Finished> {
+  const { client } = session;
+  const promptId = run.ref.attemptId;
+  const stall = createStall(run);
+  let absentLooks = 0;
+  for (;;) {
+    const state = await refresh(run);
+    const stop = stopOf(state, run.deps.clock.now());
+    // An interrupt may come too early or too late to have an effect, so it is repeated until there is one.
+    if (stop !== null) await client.cancel(promptId, run.signal);
+    const place = await client.locate(promptId, run.signal);
+    absentLooks = place.kind === 'absent' ? absentLooks + 1 : 0;
+    switch (place.kind) {
+      case 'finished':
+        return { entry: place.entry, stop };
+      case 'absent':
+        // A prompt that is canceled before it starts leaves no history.
+        if (stop !== null) throw new AttemptEnd(verdictOfStop(stop, state, true));
+        if (absentLooks >= LOOKS_UNTIL_LOST) throw new AttemptEnd(forgotten());
+        break;
+      case 'running':
+        run.progress.enter('executing');
+        if (state.startedAt === null) await updateAttempt(run, { started_at: run.deps.clock.now() });
+        break;
+      case 'pending':
+        run.progress.enter('waiting');
+        stall.look(place.ahead);
+        break;
+    }
+    endUnconfirmed(run, stop);
+    await hints.wait({ stopping: stop !== null });
+  }
+}
+
+/** Ends the attempt when its stop has been asked for long enough: a wedged ComfyUI confirms nothing. */
+export function endUnconfirmed(run: Run, stop: Stop | null): void {
+  if (stop === null) return;
+  const lasted = run.deps.clock.now().getTime() - stop.since.getTime();
+  if (lasted < run.timing.confirmStopMs) return;
+  run.log.error({ because: stop.because, lasted }, 'ComfyUI does not stop a prompt; its slot is given free');
+  throw new AttemptEnd(verdictOfStop(stop, run.state, false));
+}
+
+/** ComfyUI 0.33: the thread that runs the queue can end while the server still answers, and then nothing runs again. */
+function createStall(run: Run): { look(ahead: number): void } {
+  let since: number | null = null;
+  return {
+    look(ahead) {
+      const now = run.deps.clock.now().getTime();
+      since = ahead === 0 ? (since ?? now) : null;
+      if (since === null || now - since < run.timing.stalledMs) return;
+      const reason = 'ComfyUI accepted the workflow but does not run its queue.';
+      throw new AttemptEnd({ kind: 'lost', code: 'prompt_lost', reason });
+    },
+  };
+}
+
+function forgotten(): Verdict {
+  const reason = 'ComfyUI no longer knows the workflow that it was given; it was probably started again.';
+  return { kind: 'lost', code: 'prompt_lost', reason };
+}

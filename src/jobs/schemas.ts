@@ -1,0 +1,220 @@
+// Jobs as the API takes and shows them.
+import { z } from 'zod';
+import { assetIdSchema } from '../assets/asset.ts';
+import { pageQuerySchema, time } from '../http/schemas.ts';
+import { requirementsSchema } from '../instances/requirements.ts';
+import { attemptStatuses, jobErrorCodes, jobStatuses, outputKinds } from './job.ts';
+
+const milliseconds = (description: string) => z.int().nullable().describe(description);
+
+/** Runs as it stands on any ComfyUI: it needs no model. */
+const exampleWorkflow = {
+  '1': {
+    class_type: 'EmptyImage',
+    inputs: { width: 64, height: 48, batch_size: 1, color: 3_368_652 },
+  },
+  '2': { class_type: 'SaveImage', inputs: { images: ['1', 0], filename_prefix: 'example/empty' } },
+};
+
+const inputSchema = z
+  .strictObject({
+    node: z.string().min(1).max(200).describe('Id of the node'),
+    input: z.string().min(1).max(200).describe('Name of its input'),
+    value: z.unknown().optional().describe('A value as it is'),
+    assetId: assetIdSchema.optional().describe('A file that was uploaded with `POST /assets`'),
+    url: z
+      .url({ protocol: /^https?$/ })
+      .max(2000)
+      .optional()
+      .describe('A file that is fetched before the job runs'),
+    file: z
+      .string()
+      .min(1)
+      .max(200)
+      .optional()
+      .describe('Name of a file part of this very request, which is then multipart/form-data'),
+  })
+  .meta({
+    id: 'WorkflowInput',
+    description: 'What goes into one input of one node: exactly one of value, assetId, url and file',
+  });
+
+const metadataSchema = z
+  .record(z.string().min(1).max(64), z.string().max(512))
+  .refine((metadata) => Object.keys(metadata).length <= 32, { message: 'at most 32 entries' })
+  .refine(
+    (metadata) => Object.entries(metadata).every(([key, value]) => storableText(key) && storableText(value)),
+    {
+      message: 'a text holds a character that cannot be stored',
+    },
+  );
+
+export const jobRequestSchema = z
+  .strictObject({
+    workflow: z.unknown().meta({
+      type: 'object',
+      description: 'The graph in API format: in ComfyUI, Workflow > Export (API)',
+      additionalProperties: {
+        type: 'object',
+        properties: {
+          class_type: { type: 'string' },
+          inputs: { type: 'object', additionalProperties: true },
+          _meta: { type: 'object', additionalProperties: true },
+        },
+        required: ['class_type', 'inputs'],
+      },
+    }),
+    inputs: z.array(inputSchema).max(200).default([]).describe('Values and files to put into the workflow'),
+    instanceId: z.uuid().optional().describe('Run on this very instance, and on no other'),
+    requirements: requirementsSchema
+      .optional()
+      .describe('What the instance must satisfy; absent accepts every instance. The price is not looked at.'),
+    priority: z
+      .int()
+      .min(-100)
+      .max(100)
+      .default(0)
+      .describe('Higher runs earlier; a point is worth a minute of waiting'),
+    metadata: metadataSchema.default({}).describe('Labels of your own, at most 32'),
+    timeLimitSeconds: z
+      .number()
+      .positive()
+      .max(604_800)
+      .optional()
+      .describe('How long it may run; the service has a default'),
+    waitLimitSeconds: z
+      .number()
+      .positive()
+      .max(2_592_000)
+      .optional()
+      .describe('How long it may wait for an instance; the service has a default'),
+  })
+  .meta({
+    id: 'JobRequest',
+    examples: [
+      { workflow: exampleWorkflow },
+      {
+        workflow: exampleWorkflow,
+        inputs: [{ node: '1', input: 'color', value: 16_711_680 }],
+        priority: 10,
+        metadata: { project: 'demo' },
+        timeLimitSeconds: 600,
+      },
+    ],
+  });
+export type JobRequestBody = z.output<typeof jobRequestSchema>;
+
+export const jobQuerySchema = pageQuerySchema.extend({
+  cursor: z.uuid().optional().describe('`nextCursor` of the page before; absent for the first page'),
+  status: z
+    .union([z.enum(jobStatuses), z.array(z.enum(jobStatuses))])
+    .optional()
+    .transform((status) => (status === undefined ? [] : [status].flat()))
+    .describe('Only jobs with this status; may be repeated'),
+  instanceId: z.uuid().optional().describe('Only jobs whose current or last instance is this one'),
+});
+
+export const outputParamsSchema = z.strictObject({ id: z.uuid(), name: z.string().min(1).max(500) });
+
+const errorSchema = z
+  .object({
+    code: z.enum(jobErrorCodes),
+    detail: z.string().describe('What happened and what to do, for a person'),
+    nodeId: z.string().optional(),
+    nodeType: z.string().optional(),
+    exceptionType: z.string().optional().describe("The exception's name in ComfyUI"),
+    nodeErrors: z
+      .record(z.string(), z.unknown())
+      .optional()
+      .describe("ComfyUI's findings, node by node, where it refused the workflow"),
+  })
+  .meta({ id: 'JobError', description: 'Why a job failed or expired' });
+
+export const progressSchema = z
+  .object({
+    phase: z.enum(['staging', 'waiting', 'executing', 'collecting']),
+    fraction: z
+      .number()
+      .min(0)
+      .max(1)
+      .describe('Part of the nodes that are done; never goes back within an attempt'),
+    nodesDone: z.int(),
+    nodesTotal: z.int(),
+    currentNode: z.string().nullable(),
+    currentNodeType: z.string().nullable(),
+    step: z.number().nullable(),
+    steps: z.number().nullable(),
+  })
+  .meta({ id: 'JobProgress' });
+
+const attemptSchema = z
+  .object({
+    number: z.int().describe('Counted from 1'),
+    instanceId: z.uuid(),
+    status: z.enum(attemptStatuses),
+    outcome: z.enum(['succeeded', 'failed', 'canceled', 'lost']).nullable(),
+    reason: z.string().nullable().describe('Why it ended, unless it succeeded'),
+    createdAt: time('When it was placed'),
+    submittedAt: time('When ComfyUI was given the workflow').nullable(),
+    startedAt: time('When ComfyUI began with it').nullable(),
+    executedAt: time('When ComfyUI was done with it').nullable(),
+    endedAt: time('When its results were stored, or it ended otherwise').nullable(),
+  })
+  .meta({ id: 'JobAttempt', description: 'One try of a job on one instance' });
+
+export const outputSchema = z
+  .object({
+    name: z.string().describe('Unique within the job'),
+    url: z.string().describe('Where it is, below the address of this service'),
+    kind: z.enum(outputKinds),
+    nodeId: z.string(),
+    temporary: z.boolean().describe('A preview rather than a result'),
+    assetId: assetIdSchema.nullable(),
+    contentType: z.string(),
+    sizeBytes: z.int(),
+    text: z.string().nullable().describe('The text itself, where the output is one'),
+  })
+  .meta({ id: 'JobOutput', description: 'What one node of a finished job produced' });
+
+const summaryFields = {
+  id: z.uuid(),
+  status: z.enum(jobStatuses),
+  waitingFor: z.string().nullable().describe('What a queued job waits for, in words'),
+  progress: progressSchema.nullable(),
+  error: errorSchema.nullable(),
+  instanceId: z.uuid().nullable().describe('Where it runs, or ran last'),
+  attempt: z.int().describe('Number of the current or last attempt; 0 before the first'),
+  priority: z.int(),
+  metadata: z.record(z.string(), z.string()),
+  createdAt: time('When it was accepted'),
+  startedAt: time('When its current or last attempt was placed').nullable(),
+  finishedAt: time('When it reached its final status').nullable(),
+};
+
+export const jobSummarySchema = z.object(summaryFields).meta({ id: 'JobSummary' });
+
+export const jobSchema = z
+  .object({
+    ...summaryFields,
+    wantedInstanceId: z.uuid().nullable(),
+    requirements: requirementsSchema.nullable(),
+    timeLimitSeconds: z.number(),
+    waitLimitSeconds: z.number(),
+    attempts: z.array(attemptSchema),
+    outputs: z.array(outputSchema),
+    timings: z
+      .object({
+        waitingMs: milliseconds('From acceptance to the placement of the current or last attempt'),
+        stagingMs: milliseconds('From there until ComfyUI had the workflow'),
+        executingMs: milliseconds("ComfyUI's work"),
+        collectingMs: milliseconds('Storing the results'),
+        totalMs: milliseconds('From acceptance to the final status, or until now'),
+      })
+      .describe('In milliseconds, of the current or last attempt; null where it has not come to that'),
+    urls: z.object({ self: z.string(), events: z.string(), cancel: z.string() }),
+  })
+  .meta({ id: 'Job', description: 'One execution of one workflow' });
+
+function storableText(text: string): boolean {
+  return text.isWellFormed() && !text.includes('\0');
+}

@@ -1,0 +1,116 @@
+// Staging: brings the inputs of a job to the instance, and makes the workflow that is submitted there.
+import { extname } from 'node:path';
+import { extension } from 'mime-types';
+import type { Asset } from '../assets/service.ts';
+import type { ComfyClient } from '../comfyui/client.ts';
+import { ComfyError } from '../comfyui/errors.ts';
+import { messageOf, ServiceError } from '../errors.ts';
+import { backoffMs } from '../support/backoff.ts';
+import { sleep } from '../support/sleep.ts';
+import { AttemptEnd } from './attempt.ts';
+import type { JobErrorCode, JobInput, Workflow } from './job.ts';
+import { AttemptTaken, type Run } from './run-state.ts';
+import { applyInputs, withOutputPrefix } from './workflow.ts';
+
+const FETCH_TRIES = 3;
+
+/** Everything here may be repeated: a fetched file is remembered, and an upload of the same bytes changes nothing. */
+export async function stageInputs(run: Run, client: ComfyClient, signal: AbortSignal): Promise<Workflow> {
+  const inputs = await fetchInputs(run, signal);
+  const names = new Map<string, string>();
+  const values: { node: string; input: string; value: unknown }[] = [];
+  for (const { node, input, assetId, value } of inputs) {
+    if (assetId === undefined) {
+      values.push({ node, input, value });
+      continue;
+    }
+    const name = names.get(assetId) ?? (await uploadAsset(run, client, assetId, signal));
+    names.set(assetId, name);
+    values.push({ node, input, value: name });
+  }
+  return withOutputPrefix(applyInputs(run.workflow, values), run.ref.attemptId);
+}
+
+/** The inputs with every URL fetched. What was fetched is written to the job at once, so that another try does not fetch it again. */
+async function fetchInputs(run: Run, signal: AbortSignal): Promise<JobInput[]> {
+  const { inputs } = await run.deps.db
+    .selectFrom('jobs')
+    .select('inputs')
+    .where('id', '=', run.ref.jobId)
+    .executeTakeFirstOrThrow();
+  for (const [index, input] of inputs.entries()) {
+    if (input.url === undefined || input.assetId !== undefined) continue;
+    const asset = await fetchInput(run, input.url, `inputs[${index}].url`, signal);
+    inputs[index] = { ...input, assetId: asset.id };
+    await rememberInputs(run, inputs);
+  }
+  return inputs;
+}
+
+async function fetchInput(run: Run, url: string, field: string, signal: AbortSignal): Promise<Asset> {
+  for (let tries = 1; ; tries += 1) {
+    try {
+      return await run.deps.assets.saveFromUrl(url, { signal, field });
+    } catch (error) {
+      signal.throwIfAborted();
+      if (!(error instanceof ServiceError)) throw error;
+      if (tries >= FETCH_TRIES) throw fail('input_unavailable', `${field}: ${messageOf(error)}`);
+      run.log.info({ err: error, field, tries }, 'an input could not be fetched; trying again');
+      await sleep(backoffMs(tries, { baseMs: run.timing.retryMs * 2, capMs: run.timing.retryCapMs }), signal);
+    }
+  }
+}
+
+async function rememberInputs({ deps, ref }: Run, inputs: JobInput[]): Promise<void> {
+  const result = await deps.db
+    .updateTable('jobs')
+    .set({ inputs: JSON.stringify(inputs) })
+    .where('id', '=', ref.jobId)
+    .where('attempt_id', '=', ref.attemptId)
+    .where('status', 'in', ['running', 'canceling'])
+    .executeTakeFirst();
+  if (result.numUpdatedRows !== 1n) throw new AttemptTaken();
+}
+
+/** Uploads under a name made of the content, so that ComfyUI keeps one copy however often it comes. */
+async function uploadAsset(
+  run: Run,
+  client: ComfyClient,
+  assetId: string,
+  signal: AbortSignal,
+): Promise<string> {
+  const asset = await run.deps.assets.get(assetId);
+  if (asset === null)
+    throw fail('input_unavailable', `Asset ${assetId} is no longer stored. Upload it again.`);
+  // Opened first: a file that cannot be read is our fault and not the machine's.
+  const bytes = await run.deps.assets.read(assetId).catch((error: unknown) => {
+    if (!(error instanceof ServiceError)) throw error;
+    throw fail('input_unavailable', messageOf(error));
+  });
+  try {
+    const { contentType, sizeBytes } = asset;
+    const file = { name: uploadName(asset), contentType, sizeBytes, stream: () => bytes };
+    return await client.upload(file, signal);
+  } catch (error) {
+    if (error instanceof ComfyError && error.kind === 'too_large') {
+      throw fail(
+        'invalid_input',
+        `Asset ${assetId} has ${asset.sizeBytes} bytes, more than its ComfyUI takes.`,
+      );
+    }
+    throw error;
+  } finally {
+    bytes.destroy();
+  }
+}
+
+function uploadName({ id, fileName, contentType }: Asset): string {
+  const own = extname(fileName ?? '').toLowerCase();
+  const byType = extension(contentType);
+  const suffix = /^\.[a-z0-9]{1,10}$/.test(own) ? own : byType === false ? '' : `.${byType}`;
+  return `cf-${id.slice(0, 16)}${suffix}`;
+}
+
+function fail(code: JobErrorCode, detail: string): AttemptEnd {
+  return new AttemptEnd({ kind: 'failed', error: { code, detail } });
+}

@@ -1,0 +1,144 @@
+// Submitting: exactly one prompt for each attempt, also when the answer is lost or the process dies around it.
+import { randomUUID } from 'node:crypto';
+import type { ComfyClient } from '../comfyui/client.ts';
+import { ComfyError } from '../comfyui/errors.ts';
+import type { ComfySession } from '../comfyui/session.ts';
+import { sleep } from '../support/sleep.ts';
+import { AttemptEnd } from './attempt.ts';
+import type { JobError, Workflow } from './job.ts';
+import { AttemptTaken, refresh, updateAttempt, type Run } from './run-state.ts';
+
+/** Submits without a usable answer, after which the workflow is held to be the cause. */
+const MAX_VAIN_SUBMITS = 3;
+const SETTLE_POLL_MS = 250;
+
+/** Thrown when the prompt is surely not on the instance: stage and submit again. */
+export class NotSubmitted extends Error {
+  constructor() {
+    super('The prompt did not arrive');
+    this.name = 'NotSubmitted';
+  }
+}
+
+/**
+ * Writes that the prompt is about to be sent, before it is: whoever finds the mark looks the prompt up first. False when another
+ * process was faster.
+ */
+export async function claimSubmit(run: Run, session: ComfySession): Promise<boolean> {
+  const clientId = await streamIdOf(session, run);
+  const now = run.deps.clock.now();
+  const onlyIf = { status: 'staging', clientId: null } as const;
+  const claimed = await updateAttempt(run, { client_id: clientId, submitted_at: now }, onlyIf);
+  await refresh(run);
+  return claimed;
+}
+
+/** Sends the prompt. When it returns, the prompt is on the instance and the record says so. */
+export async function submit(run: Run, session: ComfySession, workflow: Workflow): Promise<void> {
+  const { attemptId: promptId } = run.ref;
+  const { clientId } = run.state;
+  if (clientId === null) throw new AttemptTaken();
+  try {
+    const { nodeErrors } = await session.client.submit({ promptId, clientId, workflow }, run.signal);
+    if (Object.keys(nodeErrors).length > 0) throw await refuseParts(run, session.client, nodeErrors);
+  } catch (error) {
+    run.signal.throwIfAborted();
+    if (!(error instanceof ComfyError)) throw error;
+    return onSubmitError(run, session.client, error);
+  }
+  await markSubmitted(run);
+}
+
+/** Finds out whether a prompt that may have been sent is on the instance. Throws `NotSubmitted` when it is surely not. */
+export async function settle(run: Run, client: ComfyClient): Promise<void> {
+  for (;;) {
+    const place = await client.locate(run.ref.attemptId, run.signal);
+    if (place.kind !== 'absent') return markSubmitted(run);
+    const { submittedAt } = await refresh(run);
+    const ageMs = run.deps.clock.now().getTime() - (submittedAt?.getTime() ?? 0);
+    if (ageMs >= run.timing.settleMs) return release(run);
+    await sleep(Math.min(SETTLE_POLL_MS, run.timing.settleMs - ageMs), run.signal);
+  }
+}
+
+async function streamIdOf(session: ComfySession, { signal, timing }: Run): Promise<string> {
+  const patience = AbortSignal.timeout(timing.streamWaitMs);
+  try {
+    return await session.clientId(AbortSignal.any([signal, patience]));
+  } catch (error) {
+    signal.throwIfAborted();
+    if (patience.aborted) return randomUUID();
+    // The session was closed because the machine has another address; the next one may do.
+    throw new ComfyError('unavailable', 'The session with ComfyUI was closed', { cause: error });
+  }
+}
+
+async function onSubmitError(run: Run, client: ComfyClient, error: ComfyError): Promise<void> {
+  switch (error.kind) {
+    case 'rejected':
+      throw invalidWorkflow(`ComfyUI refuses the workflow. ${error.message}`, error.nodeErrors);
+    case 'too_large':
+      throw invalidWorkflow('The workflow is larger than its ComfyUI takes.');
+    case 'ambiguous':
+      return settleVainSubmit(run, client, error);
+    default:
+      // It never reached ComfyUI.
+      await unmark(run);
+      throw error;
+  }
+}
+
+async function settleVainSubmit(run: Run, client: ComfyClient, error: ComfyError): Promise<void> {
+  run.vainSubmits += 1;
+  run.log.warn(
+    { err: error, tries: run.vainSubmits },
+    'a submit got no usable answer; looking for the prompt',
+  );
+  // The window begins anew: the request may be on its way until now.
+  await updateAttempt(run, { submitted_at: run.deps.clock.now() }, { status: 'staging' });
+  try {
+    await settle(run, client);
+  } catch (reason) {
+    if (!(reason instanceof NotSubmitted) || run.vainSubmits < MAX_VAIN_SUBMITS) throw reason;
+    const detail = `ComfyUI gave no usable answer to the workflow ${run.vainSubmits} times and does not know it. ${error.message}`;
+    throw new AttemptEnd({ kind: 'failed', error: { code: 'unexpected_answer', detail } });
+  }
+}
+
+/**
+ * ComfyUI answers 200 and leaves out the outputs that did not pass its checks, as long as one did. Half a result is not what was
+ * asked for, and nothing later would tell.
+ */
+async function refuseParts(
+  run: Run,
+  client: ComfyClient,
+  nodeErrors: Record<string, unknown>,
+): Promise<AttemptEnd> {
+  await client.cancel(run.ref.attemptId, run.signal).catch((error: unknown) => {
+    run.log.warn({ err: error }, 'a prompt that ComfyUI accepted in part could not be canceled');
+  });
+  const nodes = Object.keys(nodeErrors).join(', ');
+  const detail = `ComfyUI would run only a part of the workflow: the checks of nodes ${nodes} failed. Nothing was run.`;
+  return invalidWorkflow(detail, nodeErrors);
+}
+
+async function markSubmitted(run: Run): Promise<void> {
+  await updateAttempt(run, { status: 'submitted' }, { status: 'staging' });
+  await refresh(run);
+}
+
+async function release(run: Run): Promise<never> {
+  await unmark(run);
+  throw new NotSubmitted();
+}
+
+async function unmark(run: Run): Promise<void> {
+  const onlyIf = { status: 'staging', clientId: run.state.clientId } as const;
+  await updateAttempt(run, { client_id: null, submitted_at: null }, onlyIf);
+}
+
+function invalidWorkflow(detail: string, nodeErrors?: Record<string, unknown>): AttemptEnd {
+  const error: JobError = { code: 'invalid_workflow', detail };
+  if (nodeErrors !== undefined && Object.keys(nodeErrors).length > 0) error.nodeErrors = nodeErrors;
+  return new AttemptEnd({ kind: 'failed', error });
+}

@@ -1,0 +1,37 @@
+// A wait that somebody else may cut short.
+
+export interface Wake {
+  /** Ends the current wait, or the next one if nobody waits. */
+  now(): void;
+  /** Waits `ms` milliseconds or until woken; rejects with the signal's reason when it is aborted. */
+  wait(ms: number, signal: AbortSignal): Promise<void>;
+}
+
+export function createWake(): Wake {
+  let woken = false;
+  let end: (() => void) | null = null;
+  return {
+    now() {
+      woken = true;
+      end?.();
+    },
+    async wait(ms, signal) {
+      signal.throwIfAborted();
+      if (!woken) {
+        await new Promise<void>((resolve) => {
+          const timer = setTimeout(finish, ms);
+          function finish(): void {
+            clearTimeout(timer);
+            signal.removeEventListener('abort', finish);
+            end = null;
+            resolve();
+          }
+          end = finish;
+          signal.addEventListener('abort', finish, { once: true });
+        });
+      }
+      signal.throwIfAborted();
+      woken = false;
+    },
+  };
+}

@@ -1,0 +1,51 @@
+// The process: reads the settings, starts the service, and stops it in order.
+import closeWithGrace from 'close-with-grace';
+import { startService } from './app.ts';
+import { ConfigError, loadConfig, type Config } from './config.ts';
+import { messageOf } from './errors.ts';
+import { createLogger } from './support/log.ts';
+
+const config = readConfig();
+const log = createLogger(config);
+
+try {
+  const service = await startService(config, log);
+  log.info(
+    { url: service.url, docs: `${service.url}/docs`, database: service.database.kind },
+    'the service is up',
+  );
+  closeWithGrace({ delay: (config.SHUTDOWN_TIMEOUT_SECONDS + 10) * 1000 }, async ({ signal, err }) => {
+    if (err === undefined) log.info({ signal }, 'stopping');
+    else log.fatal({ err }, 'stopping because of an error that nobody caught');
+    await service.stop();
+    log.info('stopped');
+  });
+} catch (error) {
+  log.fatal({ err: error }, 'the service could not start');
+  stopWith(`The service could not start: ${messageOf(error)}`);
+}
+
+function readConfig(): Config {
+  try {
+    const read = loadConfig(process.env);
+    if (read.VASTAI_API_KEY === undefined && read.COMFYUI_URLS.length === 0) {
+      stopWith(
+        [
+          'There is nothing to run workflows on. Set one of these and start again:',
+          '  VASTAI_API_KEY   to rent machines on vast.ai',
+          '  COMFYUI_URLS     to use ComfyUI servers that run already, such as http://127.0.0.1:8188',
+          'To see it work without either: npm run demo',
+        ].join('\n'),
+      );
+    }
+    return read;
+  } catch (error) {
+    if (!(error instanceof ConfigError)) throw error;
+    return stopWith(`The settings are not valid:\n${error.lines.map((line) => `  ${line}`).join('\n')}`);
+  }
+}
+
+function stopWith(message: string): never {
+  process.stderr.write(`${message}\n`);
+  process.exit(1);
+}

@@ -1,0 +1,307 @@
+// Renting through the API against the double of vast.ai: from an offer to a ready instance, and what can go wrong between.
+import { afterEach, describe, expect, it } from 'vitest';
+import { startVastDouble, type VastDouble } from '../doubles/vast/index.ts';
+import { instantPhases } from '../doubles/vast/knobs.ts';
+import { startTestService, type TestService } from '../support/service.ts';
+
+interface Rental {
+  number: number;
+  status: string;
+  label: string;
+  machineId: string;
+  providerInstanceId: string | null;
+  endReason: string | null;
+  goneAt: string | null;
+}
+interface Instance {
+  id: string;
+  status: string;
+  phase: string | null;
+  message: string | null;
+  pricePerHourUsd: number | null;
+  costUsd: number;
+  comfyuiVersion: string | null;
+  phases: { phase: string; rental: number; seconds: number; endedAt: string | null }[];
+  rentals: Rental[];
+  terminationReason: string | null;
+  terminationDetail: string | null;
+}
+interface Problem {
+  code: string;
+  detail: string;
+  field?: string;
+}
+
+let vast: VastDouble;
+let service: TestService;
+
+async function start(options: Parameters<typeof startVastDouble>[0] = {}, env: Record<string, string> = {}) {
+  vast = await startVastDouble({ ...options, knobs: { phases: instantPhases, ...options.knobs } });
+  service = await startTestService({ vast, env });
+}
+
+afterEach(async () => {
+  await service.stop();
+  await vast.stop();
+});
+
+async function rent(json: object = {}): Promise<Instance> {
+  const { status, headers, body } = await service.call<Instance>('/instances', { method: 'POST', json });
+  expect(status).toBe(202);
+  expect(headers.get('location')).toBe(`/instances/${body.id}`);
+  return body;
+}
+
+const settled = (instance: Instance) => instance.status === 'ready' || instance.status === 'terminated';
+
+describe('renting an instance', () => {
+  it('goes from requested through every phase to ready, and to confirmed gone', async () => {
+    await start();
+    const requested = await rent();
+    expect(requested.status).toBe('requested');
+
+    const ready = await service.until<Instance>(`/instances/${requested.id}`, settled);
+    expect(ready).toMatchObject({ status: 'ready', phase: null, comfyuiVersion: '0.33.0' });
+    expect(ready.phases.map(({ phase }) => phase)).toEqual(['searching', 'renting', 'loading', 'starting']);
+    expect(ready.phases.every(({ endedAt }) => endedAt !== null)).toBe(true);
+    expect(ready.rentals[0]?.label).toMatch(new RegExp(`^cfy\\.[0-9a-f]{8}\\.${ready.id}\\.1$`));
+    expect(vast.liveRentals()).toHaveLength(1);
+
+    const { status } = await service.call(`/instances/${ready.id}`, { method: 'DELETE' });
+    expect(status).toBe(202);
+    const gone = await service.until<Instance>(
+      `/instances/${ready.id}`,
+      ({ status: now }) => now === 'terminated',
+    );
+    expect(gone.terminationReason).toBe('requested');
+    expect(gone.rentals[0]).toMatchObject({ status: 'gone' });
+    expect(gone.costUsd).toBeGreaterThan(0);
+    expect(vast.liveRentals()).toHaveLength(0);
+  });
+
+  it('never shows the secret of the machine, neither to callers nor in the list', async () => {
+    await start();
+    const { id } = await rent();
+    await service.until<Instance>(`/instances/${id}`, settled);
+    const stored = await service.service.database.db
+      .selectFrom('rentals')
+      .select('secret')
+      .executeTakeFirstOrThrow();
+    expect(stored.secret).toMatch(/^[A-Za-z0-9_-]{43}$/);
+    for (const path of [`/instances/${id}`, '/instances', '/health', '/metrics']) {
+      const text = await (await fetch(service.url + path)).text();
+      expect(text).not.toContain(stored.secret);
+      expect(text).not.toContain(vast.apiKey);
+    }
+  });
+
+  it('rents the machine that the caller chose, and no other when it fails', async () => {
+    await start();
+    const { body: offers } = await service.call<{ items: { id: string; machineId: string }[] }>('/offers');
+    const chosen = offers.items[1];
+    if (chosen === undefined) throw new Error('The double has too few offers.');
+    vast.knobs.machineFates[Number(chosen.machineId)] = 'oci-error';
+    const { id } = await rent({ offerId: chosen.id });
+    const ended = await service.until<Instance>(`/instances/${id}`, settled);
+    expect(ended).toMatchObject({ status: 'terminated', terminationReason: 'rental_failed' });
+    expect(ended.rentals.map(({ machineId, endReason }) => [machineId, endReason])).toEqual([
+      [chosen.machineId, 'container_failed'],
+    ]);
+    expect(vast.liveRentals()).toHaveLength(0);
+  });
+
+  it.each([
+    ['pull-error', 'image_pull_failed'],
+    ['exited-at-start', 'exited'],
+    ['gpu-error', 'container_failed'],
+  ] as const)(
+    'destroys a machine with %s and takes the next offer on another machine',
+    async (fate, reason) => {
+      await start();
+      vast.knobs.fates.push(fate);
+      const { id } = await rent();
+      const ready = await service.until<Instance>(`/instances/${id}`, settled);
+      expect(ready.status).toBe('ready');
+      expect(ready.rentals.map(({ status, endReason }) => [status, endReason])).toEqual([
+        ['gone', reason],
+        ['active', null],
+      ]);
+      expect(new Set(ready.rentals.map(({ machineId }) => machineId)).size).toBe(2);
+      expect(vast.liveRentals()).toHaveLength(1);
+    },
+  );
+
+  it.each([
+    ['loading-forever', { LOADING_TIMEOUT_SECONDS: '1' }, 'loading_timeout'],
+    ['provisioning-forever', { STARTING_TIMEOUT_SECONDS: '1' }, 'starting_timeout'],
+    ['no-ports', { LOADING_TIMEOUT_SECONDS: '1' }, 'loading_timeout'],
+  ] as const)('gives up a machine that is %s when its phase is over', async (fate, env, reason) => {
+    await start({}, { ...env, MAX_RENTALS_PER_INSTANCE: '1' });
+    vast.knobs.fates.push(fate);
+    const { id } = await rent();
+    const ended = await service.until<Instance>(`/instances/${id}`, settled);
+    expect(ended).toMatchObject({ status: 'terminated', terminationReason: 'rental_failed' });
+    expect(ended.rentals[0]).toMatchObject({ status: 'gone', endReason: reason });
+    expect(vast.liveRentals()).toHaveLength(0);
+  });
+
+  it.each([
+    '503-after-create',
+    'reset-after-create',
+    'truncated-after-create',
+    'no-id-after-create',
+    '503-and-late',
+  ] as const)('finds by its label what a create with %s has made, and rents nothing twice', async (fault) => {
+    await start();
+    vast.knobs.faults.create.push(fault);
+    const { id } = await rent();
+    const ready = await service.until<Instance>(`/instances/${id}`, settled);
+    expect(ready.status).toBe('ready');
+    expect(ready.rentals).toHaveLength(1);
+    expect(vast.liveRentals()).toHaveLength(1);
+  });
+
+  it('takes the next offer when one is gone, and destroys what a refused create has left behind', async () => {
+    await start();
+    vast.knobs.faults.create.push('no-such-ask-410', '400-with-new-contract');
+    const { id } = await rent();
+    const ready = await service.until<Instance>(`/instances/${id}`, settled);
+    expect(ready.status).toBe('ready');
+    expect(ready.rentals.map(({ endReason }) => endReason)).toEqual([
+      'renting_failed',
+      'renting_failed',
+      null,
+    ]);
+    expect(vast.liveRentals()).toHaveLength(1);
+  });
+
+  it('stops at once when the account lacks credit', async () => {
+    await start();
+    vast.knobs.faults.create.push('insufficient-credit');
+    const { id } = await rent();
+    const ended = await service.until<Instance>(`/instances/${id}`, settled);
+    expect(ended).toMatchObject({
+      status: 'terminated',
+      terminationReason: 'insufficient_credit',
+      costUsd: 0,
+    });
+    expect(vast.liveRentals()).toHaveLength(0);
+  });
+
+  it('goes on destroying through refusals, lies and lost answers until the machine is gone', async () => {
+    await start();
+    const { id } = await rent();
+    await service.until<Instance>(`/instances/${id}`, settled);
+    vast.knobs.faults.destroy.push('noop', 'lying-404', '503', 'rate-limit-json');
+    await service.call(`/instances/${id}`, { method: 'DELETE' });
+    const gone = await service.until<Instance>(
+      `/instances/${id}`,
+      ({ status }) => status === 'terminated',
+      60_000,
+    );
+    expect(gone.rentals[0]?.status).toBe('gone');
+    expect(vast.liveRentals()).toHaveLength(0);
+  });
+
+  it('ends an instance that is still being rented without losing its machine', async () => {
+    await start({ knobs: { phases: { ...instantPhases, loadingMs: 5000 } } });
+    const { id } = await rent();
+    await service.until<Instance>(`/instances/${id}`, ({ phase }) => phase === 'loading');
+    await service.call(`/instances/${id}`, { method: 'DELETE' });
+    await service.until<Instance>(`/instances/${id}`, ({ status }) => status === 'terminated');
+    expect(vast.liveRentals()).toHaveLength(0);
+  });
+
+  it.each([
+    ['offline', 'offline'],
+    ['exited', 'exited'],
+    ['unknown', 'unknown_to_provider'],
+    ['outbid', 'stopped_by_provider'],
+  ] as const)('ends a ready instance that is %s, with the reason', async (mishap, reason) => {
+    await start();
+    const { id } = await rent();
+    const ready = await service.until<Instance>(`/instances/${id}`, settled);
+    vast.strike(Number(ready.rentals[0]?.providerInstanceId), mishap);
+    const ended = await service.until<Instance>(`/instances/${id}`, ({ status }) => status === 'terminated');
+    expect(ended.terminationReason).toBe(reason);
+    expect(vast.liveRentals()).toHaveLength(0);
+  });
+
+  it('gives up a ready instance that swallows connections, after its limit', async () => {
+    await start({}, { UNREACHABLE_TIMEOUT_SECONDS: '1' });
+    const { id } = await rent();
+    const ready = await service.until<Instance>(`/instances/${id}`, settled);
+    vast.strike(Number(ready.rentals[0]?.providerInstanceId), 'comfyui-gone');
+    const ended = await service.until<Instance>(`/instances/${id}`, ({ status }) => status === 'terminated');
+    expect(ended.terminationReason).toBe('unreachable');
+  });
+
+  it('refuses a machine that speaks plain HTTP where HTTPS was asked for, without showing it the secret', async () => {
+    await start(
+      { knobs: { edge: { httpsFailsOpen: true, portsChangeOnRestart: false, refusalMs: 0 } } },
+      { STARTING_TIMEOUT_SECONDS: '1', MAX_RENTALS_PER_INSTANCE: '1' },
+    );
+    const { id } = await rent();
+    const ended = await service.until<Instance>(`/instances/${id}`, settled);
+    expect(ended.status).toBe('terminated');
+    expect(vast.liveRentals()).toHaveLength(0);
+  });
+});
+
+describe('requests for instances', () => {
+  it('are refused over the limit, together as well as one by one', async () => {
+    await start({}, { MAX_INSTANCES: '2' });
+    const answers = await Promise.all(
+      Array.from({ length: 6 }, () => service.call<Problem>('/instances', { method: 'POST', json: {} })),
+    );
+    const statuses = answers.map(({ status }) => status).sort();
+    expect(statuses).toEqual([202, 202, 402, 402, 402, 402]);
+    expect(answers.find(({ status }) => status === 402)?.body.code).toBe('limit_reached');
+  });
+
+  it('name the field at fault and spend nothing', async () => {
+    await start();
+    const unknown = await service.call<Problem>('/instances', { method: 'POST', json: { gpu: 'RTX 4090' } });
+    expect(unknown).toMatchObject({ status: 400, body: { code: 'invalid_request', field: 'gpu' } });
+    const low = await service.call<Problem>('/instances', {
+      method: 'POST',
+      json: { requirements: { diskGb: 1 } },
+    });
+    expect(low).toMatchObject({
+      status: 400,
+      body: { code: 'invalid_request', field: 'requirements.diskGb' },
+    });
+    const query = await service.call<Problem>('/offers?minVramGb=-4');
+    expect(query).toMatchObject({ status: 400, body: { code: 'invalid_request', field: 'minVramGb' } });
+    expect(vast.liveRentals()).toHaveLength(0);
+  });
+
+  it('end with the nearest offers named when nothing fits', async () => {
+    await start({}, { SEARCH_TIMEOUT_SECONDS: '1' });
+    const { id } = await rent({ requirements: { minVramGb: 600 } });
+    const ended = await service.until<Instance>(`/instances/${id}`, settled);
+    expect(ended).toMatchObject({ status: 'terminated', terminationReason: 'no_offer', costUsd: 0 });
+    expect(ended.terminationDetail).toMatch(/No offer satisfies the requirements/);
+  });
+
+  it('answer 404 for an instance that does not exist', async () => {
+    await start();
+    const answer = await service.call<Problem>('/instances/0192f0a4-6f2e-7c1d-9a53-1f0d3b6c8e21');
+    expect(answer).toMatchObject({ status: 404, body: { code: 'instance_not_found' } });
+  });
+});
+
+describe('offers', () => {
+  it('come ranked, each with its reasons, and so do those that do not fit', async () => {
+    await start();
+    const { body } = await service.call<{
+      items: { rank: number; expectedCostUsd: number; reasons: string[] }[];
+      rejected: { reasons: string[] }[];
+    }>('/offers?minVramGb=24&maxPricePerHourUsd=0.5');
+    expect(body.items.length).toBeGreaterThan(0);
+    expect(body.items.map(({ rank }) => rank)).toEqual(body.items.map((_, index) => index + 1));
+    const costs = body.items.map(({ expectedCostUsd }) => expectedCostUsd);
+    expect(costs).toEqual(costs.toSorted((a, b) => a - b));
+    expect([...body.items, ...body.rejected].every(({ reasons }) => reasons.length > 0)).toBe(true);
+  });
+});

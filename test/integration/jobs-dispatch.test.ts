@@ -1,0 +1,326 @@
+import { afterAll, beforeAll, beforeEach, describe, expect, it } from 'vitest';
+import { endAttempt } from '../../src/jobs/attempt.ts';
+import { closeSlots, openSlots } from '../../src/jobs/placement.ts';
+import { sweepJobs } from '../../src/jobs/sweep.ts';
+import { createJobBench, type JobBench } from '../support/jobs.ts';
+import { emptyImage } from '../support/workflows.ts';
+
+let bench: JobBench;
+
+beforeAll(async () => {
+  bench = await createJobBench({ JOB_MAX_ATTEMPTS: '2' });
+});
+afterAll(() => bench.stop());
+beforeEach(async () => {
+  const { db } = bench.database;
+  for (const table of ['slots', 'outputs', 'job_events', 'attempts', 'jobs', 'instances'] as const) {
+    await db.deleteFrom(table).execute();
+  }
+});
+
+const statusOf = async (id: string) => (await bench.job(id)).status;
+const place = async (id: string) => (await bench.attemptOf(id)).instanceId;
+const agoMs = (ms: number) => new Date(Date.now() - ms);
+const update = (id: string, columns: object) =>
+  bench.database.db.updateTable('jobs').set(columns).where('id', '=', id).execute();
+const setInstance = (id: string, columns: object) =>
+  bench.database.db.updateTable('instances').set(columns).where('id', '=', id).execute();
+const close = (instanceId: string) =>
+  bench.database.db
+    .transaction()
+    .execute((trx) => closeSlots(trx, bench.database.queues, instanceId, 'The host went offline.', 2));
+const messages = async (queue: 'run' | 'dispatch') =>
+  (await bench.database.queues.health()).depth[queue] ?? 0;
+
+describe('the dispatch', () => {
+  it('places two jobs on an instance and no more', async () => {
+    await bench.addInstance();
+    const ids = [
+      await bench.submit(emptyImage),
+      await bench.submit(emptyImage),
+      await bench.submit(emptyImage),
+    ];
+    expect(await bench.dispatch()).toBe(2);
+    expect(await Promise.all(ids.map(statusOf))).toEqual(['running', 'running', 'queued']);
+    expect((await bench.job(ids[2] ?? '')).waitingFor).toBe('Every ready instance that fits is busy.');
+  });
+
+  it('places every job once, however many dispatches there are at a time', async () => {
+    await Promise.all(Array.from({ length: 4 }, () => bench.addInstance()));
+    await Promise.all(Array.from({ length: 12 }, () => bench.submit(emptyImage)));
+    const runsBefore = await messages('run');
+    const placed = await Promise.all(Array.from({ length: 6 }, () => bench.dispatch()));
+    expect(placed.reduce((sum, count) => sum + count)).toBe(8);
+    const attempts = await bench.database.db.selectFrom('attempts').selectAll().execute();
+    expect(new Set(attempts.map(({ job_id }) => job_id)).size).toBe(8);
+    expect(new Set(attempts.map(({ instance_id, slot }) => `${instance_id}/${slot}`)).size).toBe(8);
+    expect((await messages('run')) - runsBefore).toBe(8);
+  });
+
+  it('takes the higher priority first, unless another has waited a minute longer for each point', async () => {
+    await bench.addInstance();
+    const normal = await bench.submit(emptyImage);
+    const high = await bench.submit(emptyImage, { priority: 5 });
+    const old = await bench.submit(emptyImage, { priority: -1 });
+    await update(old, { created_at: agoMs(7 * 60_000) });
+    await bench.dispatch();
+    expect([await statusOf(normal), await statusOf(high), await statusOf(old)]).toEqual([
+      'queued',
+      'running',
+      'running',
+    ]);
+  });
+
+  it('is not held up by any number of jobs that fit nowhere', async () => {
+    await bench.addInstance();
+    const picky = { requirements: { minVramGb: 80 }, priority: 100 };
+    for (let count = 0; count < 5; count += 1) await bench.submit(emptyImage, picky);
+    const modest = await bench.submit(emptyImage);
+    await bench.dispatch();
+    expect(await statusOf(modest)).toBe('running');
+  });
+
+  it('heeds requirements and the wanted instance', async () => {
+    const small = await bench.addInstance({ gpuName: 'RTX 3060', vramGb: 12 });
+    const large = await bench.addInstance({ gpuName: 'L40S', vramGb: 48 });
+    const demanding = await bench.submit(emptyImage, { requirements: { minVramGb: 40 } });
+    const pinned = await bench.submit(emptyImage, { instanceId: small });
+    await bench.dispatch();
+    expect([await place(demanding), await place(pinned)]).toEqual([large, small]);
+  });
+
+  it('passes over instances that are not ready or do not answer', async () => {
+    const draining = await bench.addInstance();
+    const silent = await bench.addInstance();
+    await setInstance(draining, { status: 'draining' });
+    await setInstance(silent, { unreachable_since: new Date() });
+    const id = await bench.submit(emptyImage);
+    expect(await bench.dispatch()).toBe(0);
+    expect((await bench.job(id)).waitingFor).toBe('The instance that fits does not answer at the moment.');
+  });
+
+  it('waits for nobody who is ending an instance', async () => {
+    const id = await bench.addInstance();
+    await bench.submit(emptyImage);
+    await bench.database.db.transaction().execute(async (trx) => {
+      await trx.selectFrom('instances').select('id').where('id', '=', id).forUpdate().execute();
+      expect(await bench.dispatch()).toBe(0);
+    });
+    expect(await bench.dispatch()).toBe(1);
+  });
+
+  it('says what a job waits for', async () => {
+    const id = await bench.submit(emptyImage, { requirements: { gpuNames: ['L40S'] } });
+    await bench.dispatch();
+    expect((await bench.job(id)).waitingFor).toContain('Rent one with POST /instances');
+    const coming = await bench.addInstance({ gpuName: 'L40S' });
+    await setInstance(coming, { status: 'provisioning', phase: 'loading' });
+    await bench.dispatch();
+    expect((await bench.job(id)).waitingFor).toBe('An instance is being prepared: loading.');
+  });
+
+  it('writes what a job waits for only when it changes', async () => {
+    const id = await bench.submit(emptyImage);
+    const version = async () =>
+      (
+        await bench.database.db
+          .selectFrom('jobs')
+          .select('xmin' as never)
+          .where('id', '=', id)
+          .execute()
+      )[0];
+    await bench.dispatch();
+    const first = await version();
+    await bench.dispatch();
+    expect(await version()).toEqual(first);
+  });
+});
+
+describe('the slots of an instance', () => {
+  it('are two, however often they are opened', async () => {
+    const id = await bench.addInstance();
+    const { db } = bench.database;
+    await db.transaction().execute((trx) => openSlots(trx, id));
+    expect(await db.selectFrom('slots').select('slot').orderBy('slot').execute()).toEqual([
+      { slot: 0 },
+      { slot: 1 },
+    ]);
+  });
+
+  it('give their jobs back to the queue when they close, and a later job does not overtake them', async () => {
+    const first = await bench.addInstance();
+    const lost = await bench.submit(emptyImage);
+    await bench.dispatch();
+    await close(first);
+    expect(await bench.job(lost)).toMatchObject({
+      status: 'queued',
+      startedAt: null,
+      instanceId: null,
+      attempts: [{ status: 'ended', outcome: 'lost', reason: 'The host went offline.' }],
+    });
+    const later = await bench.submit(emptyImage);
+    const second = await bench.addInstance();
+    await bench.dispatch();
+    expect(await bench.attemptOf(lost)).toMatchObject({ instanceId: second, slot: 0 });
+    expect(await bench.attemptOf(later)).toMatchObject({ instanceId: second, slot: 1 });
+  });
+
+  it('let a job fail that was tried often enough, or wanted this very instance', async () => {
+    const id = await bench.submit(emptyImage);
+    for (let attempt = 1; attempt <= 2; attempt += 1) {
+      const instanceId = await bench.addInstance();
+      await bench.dispatch();
+      await close(instanceId);
+    }
+    const instanceId = await bench.addInstance();
+    const pinned = await bench.submit(emptyImage, { instanceId });
+    await bench.dispatch();
+    await close(instanceId);
+    expect(await bench.job(id)).toMatchObject({
+      status: 'failed',
+      attempt: 2,
+      error: { code: 'instance_lost' },
+    });
+    expect(await bench.job(pinned)).toMatchObject({
+      status: 'failed',
+      attempt: 1,
+      error: { code: 'instance_lost' },
+    });
+  });
+
+  it('let a job be canceled that was to be canceled', async () => {
+    const instanceId = await bench.addInstance();
+    const id = await bench.submit(emptyImage);
+    await bench.dispatch();
+    await bench.jobs.cancel(id);
+    await close(instanceId);
+    expect(await statusOf(id)).toBe('canceled');
+  });
+
+  it('are freed once by whoever ends the attempt first', async () => {
+    await bench.addInstance();
+    const id = await bench.submit(emptyImage);
+    await bench.dispatch();
+    const ref = await bench.attemptOf(id);
+    const { db, queues } = bench.database;
+    const verdicts = [
+      { kind: 'succeeded', outputs: [] },
+      { kind: 'failed', error: { code: 'node_error', detail: 'x' } },
+      { kind: 'lost', code: 'prompt_lost', reason: 'x' },
+    ] as const;
+    const written = await Promise.all(
+      verdicts.map((verdict) =>
+        db.transaction().execute((trx) =>
+          endAttempt(trx, queues, ref, structuredClone(verdict) as never, {
+            maxAttempts: 2,
+            now: new Date(),
+          }),
+        ),
+      ),
+    );
+    expect(written.filter(Boolean)).toHaveLength(1);
+    expect(await db.selectFrom('slots').select('job_id').where('job_id', 'is not', null).execute()).toEqual(
+      [],
+    );
+  });
+
+  it('survive dispatches, ends and closures at the same time', async () => {
+    const ids = await Promise.all(Array.from({ length: 10 }, () => bench.submit(emptyImage)));
+    for (let round = 0; round < 4; round += 1) {
+      const instances = await Promise.all([bench.addInstance(), bench.addInstance()]);
+      await Promise.all([bench.dispatch(), ...instances.map(close), bench.dispatch()]);
+      await Promise.all(instances.map((id) => setInstance(id, { status: 'terminated' })));
+    }
+    await sweepJobs(bench.deps);
+    const jobs = await Promise.all(ids.map((id) => bench.job(id)));
+    expect(jobs.every(({ status, attempt }) => status === (attempt === 2 ? 'failed' : 'queued'))).toBe(true);
+    expect(
+      await bench.database.db.selectFrom('slots').selectAll().where('job_id', 'is not', null).execute(),
+    ).toEqual([]);
+  });
+});
+
+describe('the sweep', () => {
+  it('lets jobs expire that waited too long, and says what for', async () => {
+    const late = await bench.submit(emptyImage, { waitLimitSeconds: 60 });
+    const patient = await bench.submit(emptyImage, { waitLimitSeconds: 600 });
+    await bench.dispatch();
+    for (const id of [late, patient]) await update(id, { queued_at: agoMs(61_000) });
+    await sweepJobs(bench.deps);
+    expect(await bench.job(late)).toMatchObject({
+      status: 'expired',
+      error: { code: 'wait_limit', detail: expect.stringContaining('POST /instances') },
+    });
+    expect(await statusOf(patient)).toBe('queued');
+  });
+
+  it('fails jobs whose wanted instance takes no more', async () => {
+    const instanceId = await bench.addInstance();
+    const id = await bench.submit(emptyImage, { instanceId });
+    await setInstance(instanceId, { status: 'draining' });
+    await sweepJobs(bench.deps);
+    expect(await bench.job(id)).toMatchObject({ status: 'failed', error: { code: 'instance_lost' } });
+  });
+
+  it('sends a lost run again, once in a while', async () => {
+    await bench.addInstance();
+    const id = await bench.submit(emptyImage);
+    await bench.dispatch();
+    const before = await messages('run');
+    await sweepJobs(bench.deps);
+    expect(await messages('run')).toBe(before);
+    const { attemptId } = await bench.attemptOf(id);
+    await bench.database.db
+      .updateTable('attempts')
+      .set({ touched_at: agoMs(61_000) })
+      .where('id', '=', attemptId)
+      .execute();
+    await Promise.all([sweepJobs(bench.deps), sweepJobs(bench.deps)]);
+    expect(await messages('run')).toBe(before + 1);
+  });
+
+  it.each([
+    ['whose instance has ended', (instanceId: string) => setInstance(instanceId, { status: 'terminated' })],
+    [
+      'that have no slot',
+      (instanceId: string) =>
+        bench.database.db.deleteFrom('slots').where('instance_id', '=', instanceId).execute(),
+    ],
+  ])('gives back jobs %s', async (_name, breakIt) => {
+    const instanceId = await bench.addInstance();
+    const id = await bench.submit(emptyImage);
+    await bench.dispatch();
+    await breakIt(instanceId);
+    await sweepJobs(bench.deps);
+    expect(await bench.job(id)).toMatchObject({ status: 'queued', attempts: [{ outcome: 'lost' }] });
+  });
+
+  it('ends what nobody ended, when all limits have long passed', async () => {
+    await bench.addInstance();
+    const id = await bench.submit(emptyImage, { timeLimitSeconds: 60 });
+    await bench.dispatch();
+    const { attemptId } = await bench.attemptOf(id);
+    const started = (ms: number) =>
+      bench.database.db
+        .updateTable('attempts')
+        .set({ started_at: agoMs(ms) })
+        .where('id', '=', attemptId)
+        .execute();
+    await started(60_000 + 3_500_000);
+    await sweepJobs(bench.deps);
+    expect(await statusOf(id)).toBe('running');
+    await started(60_000 + 3_601_000);
+    await sweepJobs(bench.deps);
+    expect(await bench.job(id)).toMatchObject({ status: 'failed', error: { code: 'time_limit' } });
+  });
+
+  it('wakes the dispatch while jobs wait', async () => {
+    const before = await messages('dispatch');
+    await sweepJobs(bench.deps);
+    expect(await messages('dispatch')).toBe(before);
+    await bench.submit(emptyImage);
+    const submitted = await messages('dispatch');
+    await sweepJobs(bench.deps);
+    expect(await messages('dispatch')).toBe(submitted + 1);
+  });
+});

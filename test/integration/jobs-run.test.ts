@@ -1,0 +1,482 @@
+import { randomBytes } from 'node:crypto';
+import { createServer } from 'node:http';
+import type { AddressInfo } from 'node:net';
+import sharp from 'sharp';
+import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, it } from 'vitest';
+import { closeSlots } from '../../src/jobs/placement.ts';
+import type { JobView } from '../../src/jobs/presentation.ts';
+import { runAttempt } from '../../src/jobs/run.ts';
+import { defaultKnobs } from '../doubles/comfyui/knobs.ts';
+import { createJobBench, fresh, type JobBench } from '../support/jobs.ts';
+import {
+  emptyImage,
+  failingRegex,
+  failingSave,
+  scaledImage,
+  slowFrames,
+  slowList,
+  video,
+} from '../support/workflows.ts';
+
+let bench: JobBench;
+let before: JobBench['double']['counters'];
+let instanceId: string;
+
+beforeAll(async () => {
+  bench = await createJobBench({ INPUT_URL_ALLOWED_HOSTS: '127.0.0.1' });
+  instanceId = await bench.addInstance();
+});
+afterAll(() => bench.stop());
+beforeEach(() => {
+  before = structuredClone(bench.double.counters);
+});
+afterEach(async () => {
+  Object.assign(bench.double.knobs, defaultKnobs());
+  const busy = await bench.database.db
+    .selectFrom('slots')
+    .selectAll()
+    .where('job_id', 'is not', null)
+    .execute();
+  expect(busy).toEqual([]);
+});
+
+const counted = (name: 'promptsAccepted' | 'executionsStarted' | 'executionsFinished' | 'uploads') =>
+  bench.double.counters[name] - before[name];
+const executing = (job: JobView) =>
+  job.progress?.phase === 'executing' && job.attempts.at(-1)?.startedAt != null;
+const png = () =>
+  sharp({ create: { width: 32, height: 24, channels: 3, background: '#c04020' } })
+    .png()
+    .toBuffer();
+const fault = (route: string, how: 'status' | 'drop-before' | 'drop-after', rest = {}) =>
+  bench.double.knobs.requestFaults.push({ route, how, ...rest });
+
+describe('a job', () => {
+  it('runs and leaves its result, its times and its log', async () => {
+    const id = await bench.submit(fresh(emptyImage), { metadata: { project: 'x' } });
+    const job = await bench.run(id);
+    expect(job).toMatchObject({
+      status: 'succeeded',
+      error: null,
+      progress: null,
+      instanceId,
+      outputs: [
+        {
+          name: 'empty_00001_.png',
+          url: `/jobs/${id}/outputs/empty_00001_.png`,
+          kind: 'image',
+          nodeId: '2',
+          temporary: false,
+          contentType: 'image/png',
+        },
+      ],
+      attempts: [{ number: 1, status: 'ended', outcome: 'succeeded', reason: null }],
+    });
+    const [attempt] = job.attempts;
+    const times = [
+      attempt?.createdAt,
+      attempt?.submittedAt,
+      attempt?.startedAt,
+      attempt?.executedAt,
+      attempt?.endedAt,
+    ];
+    expect(times.every((time) => typeof time === 'string')).toBe(true);
+    expect(times).toEqual(times.toSorted((a, b) => Date.parse(a ?? '') - Date.parse(b ?? '')));
+    const events = await bench.database.db
+      .selectFrom('job_events')
+      .select(['type', 'data'])
+      .where('job_id', '=', id)
+      .orderBy('id')
+      .execute();
+    expect(events.map(({ type, data }) => ('status' in data ? data.status : type))).toEqual([
+      'queued',
+      'running',
+      'output',
+      'succeeded',
+    ]);
+  });
+
+  it('is forgotten by ComfyUI when its result is stored', async () => {
+    const id = await bench.submit(fresh(emptyImage));
+    await bench.dispatch();
+    const { attemptId } = await bench.attemptOf(id);
+    await bench.run(id);
+    expect(await bench.session.client.history(attemptId)).toBeNull();
+  });
+
+  it('gets its file by upload, and the same file is uploaded once', async () => {
+    const asset = await bench.addAsset(await png(), 'photo.png');
+    const inputs = [{ node: '1', input: 'image', assetId: asset.id }];
+    const job = await bench.run(await bench.submit(scaledImage, { inputs }));
+    expect(job).toMatchObject({ status: 'succeeded', outputs: [{ name: 'scaled_00001_.png' }] });
+    const { info } = await sharp(await readAsset(job.outputs[0]?.assetId ?? '')).toBuffer({
+      resolveWithObject: true,
+    });
+    expect(info).toMatchObject({ width: 96, height: 64 });
+    expect(counted('uploads')).toBe(1);
+  });
+
+  it('makes a video, which is one although ComfyUI lists it under images', async () => {
+    const asset = await bench.addAsset(await png(), 'photo.png');
+    const inputs = [{ node: '1', input: 'image', assetId: asset.id }];
+    const job = await bench.run(await bench.submit(video, { inputs }));
+    expect(job).toMatchObject({
+      status: 'succeeded',
+      outputs: [{ name: 'video_00001_.mp4', kind: 'video', contentType: 'video/mp4' }],
+    });
+  });
+
+  it('leaves texts as texts', async () => {
+    const workflow = {
+      '1': { class_type: 'PrimitiveString', inputs: { value: `hello ${randomBytes(4).toString('hex')}` } },
+      '2': { class_type: 'PreviewAny', inputs: { source: ['1', 0] } },
+    };
+    const job = await bench.run(await bench.submit(workflow));
+    expect(job.outputs).toMatchObject([
+      { name: '2-text.txt', kind: 'text', nodeId: '2', text: workflow['1'].inputs.value, assetId: null },
+    ]);
+  });
+
+  it('runs again when it is submitted again: the cache gives no old file names', async () => {
+    const workflow = fresh(emptyImage);
+    const first = await bench.run(await bench.submit(workflow));
+    const second = await bench.run(await bench.submit(workflow));
+    expect(second.outputs[0]?.name).toBe('empty_00001_.png');
+    expect([first.status, second.status]).toEqual(['succeeded', 'succeeded']);
+    expect(counted('executionsFinished')).toBe(2);
+  });
+
+  it.each([
+    ['d', failingSave, { nodeId: '2', nodeType: 'SaveImage' }],
+    ['d2', failingRegex, { nodeId: '2', nodeType: 'RegexReplace' }],
+  ])('that fails in a node says which: %s', async (_name, workflow, where) => {
+    const job = await bench.run(await bench.submit(workflow));
+    expect(job).toMatchObject({
+      status: 'failed',
+      error: { code: 'node_error', ...where },
+      attempts: [{ outcome: 'failed' }],
+    });
+    expect(job.error?.detail).toContain(`Node 2 (${where.nodeType}) failed: `);
+  });
+
+  it('that runs out of memory says so', async () => {
+    bench.double.knobs.outOfMemory = 1;
+    const job = await bench.run(await bench.submit(fresh(emptyImage)));
+    expect(job).toMatchObject({ status: 'failed', error: { code: 'out_of_memory', nodeId: '1' } });
+  });
+
+  it('that ComfyUI refuses fails with its findings', async () => {
+    const workflow = fresh(emptyImage);
+    const { '2': save } = workflow;
+    delete save?.inputs['images'];
+    const job = await bench.run(await bench.submit(workflow));
+    expect(job).toMatchObject({
+      status: 'failed',
+      error: { code: 'invalid_workflow', nodeErrors: { '2': { class_type: 'SaveImage' } } },
+    });
+    expect(counted('executionsStarted')).toBe(0);
+  });
+
+  it('of which ComfyUI would run only a part is not run at all', async () => {
+    bench.double.knobs.wedged = true;
+    const workflow = {
+      ...fresh(emptyImage),
+      '3': { class_type: 'SaveImage', inputs: { filename_prefix: 'e2e/other' } },
+    };
+    const job = await bench.run(await bench.submit(workflow));
+    expect(job).toMatchObject({
+      status: 'failed',
+      error: { code: 'invalid_workflow', nodeErrors: { '3': {} } },
+    });
+    expect((await bench.session.client.queue()).pending).toEqual([]);
+  });
+
+  it('shows its progress, which never goes back', async () => {
+    const id = await bench.submit(fresh(slowFrames));
+    const seen: number[] = [];
+    const watching = bench.jobWhen(id, (job) => {
+      if (job.progress !== null) seen.push(job.progress.fraction);
+      return job.status === 'succeeded';
+    });
+    await bench.run(id);
+    await watching;
+    expect(seen.length).toBeGreaterThan(3);
+    expect(seen.some((fraction) => fraction > 0.3 && fraction < 0.9)).toBe(true);
+    expect(seen).toEqual(seen.toSorted((a, b) => a - b));
+  });
+});
+
+describe('a job with an input by URL', () => {
+  it('fetches it once, also when it takes two attempts', async () => {
+    let fetches = 0;
+    const bytes = await png();
+    const server = createServer((_request, response) => {
+      fetches += 1;
+      response.setHeader('content-type', 'image/png').end(bytes);
+    });
+    await new Promise<void>((resolve) => server.listen(0, '127.0.0.1', resolve));
+    const { port } = server.address() as AddressInfo;
+    const inputs = [{ node: '1', input: 'image', url: `http://127.0.0.1:${port}/photo.png` }];
+    bench.double.knobs.wedged = true;
+    const id = await bench.submit(scaledImage, { inputs });
+    expect(await bench.run(id)).toMatchObject({ status: 'queued', attempts: [{ outcome: 'lost' }] });
+    await bench.double.restart();
+    bench.double.knobs.wedged = false;
+    expect(await bench.run(id)).toMatchObject({ status: 'succeeded' });
+    expect(fetches).toBe(1);
+    await new Promise((resolve) => server.close(resolve));
+  });
+
+  it('fails with a reason when the file is not there', async () => {
+    const inputs = [{ node: '1', input: 'image', url: 'http://127.0.0.1:1/photo.png' }];
+    const job = await bench.run(await bench.submit(scaledImage, { inputs }));
+    expect(job).toMatchObject({ status: 'failed', error: { code: 'input_unavailable' } });
+    expect(counted('promptsAccepted')).toBe(0);
+  });
+});
+
+describe('a running job', () => {
+  it.each([
+    ['e', slowList],
+    ['f', slowFrames],
+  ])('is canceled with effect on the GPU: %s', async (_name, workflow) => {
+    bench.double.knobs.itemMs = 20;
+    bench.double.knobs.frameMs = 20;
+    bench.double.knobs.loseInterrupts = 1;
+    const id = await bench.submit(fresh(workflow));
+    const running = bench.run(id);
+    await bench.jobWhen(id, executing);
+    expect(await bench.jobs.cancel(id)).toMatchObject({ job: { status: 'canceling' } });
+    expect(await running).toMatchObject({
+      status: 'canceled',
+      error: null,
+      attempts: [{ outcome: 'canceled' }],
+    });
+    expect(await bench.session.client.queue()).toEqual({ running: [], pending: [] });
+    expect(counted('executionsFinished')).toBe(counted('executionsStarted'));
+  });
+
+  it('is stopped at its time limit', async () => {
+    bench.double.knobs.itemMs = 20;
+    const job = await bench.run(await bench.submit(fresh(slowList), { timeLimitSeconds: 0.2 }));
+    expect(job).toMatchObject({ status: 'failed', error: { code: 'time_limit' } });
+    expect(await bench.session.client.queue()).toEqual({ running: [], pending: [] });
+  });
+
+  it('ends at its limit even when ComfyUI never stops, and says that this is not confirmed', async () => {
+    bench.double.knobs.itemMs = 20;
+    bench.double.knobs.loseInterrupts = 1_000_000;
+    const job = await bench.run(await bench.submit(fresh(slowList), { timeLimitSeconds: 0.05 }));
+    expect(job).toMatchObject({ status: 'failed', error: { code: 'time_limit' } });
+    expect(job.error?.detail).toContain('not confirmed');
+    await bench.double.restart();
+  });
+
+  it('is canceled while its file is still on the way, and nothing is submitted', async () => {
+    bench.double.knobs.uploadBytesPerSecond = 20_000;
+    const asset = await bench.addAsset(randomBytes(2_000_000), 'large.png');
+    const inputs = [{ node: '1', input: 'image', assetId: asset.id }];
+    const id = await bench.submit(scaledImage, { inputs });
+    const running = bench.run(id);
+    await bench.jobWhen(id, (job) => job.progress?.phase === 'staging');
+    await bench.jobs.cancel(id);
+    expect(await running).toMatchObject({ status: 'canceled' });
+    expect(counted('promptsAccepted')).toBe(0);
+  });
+
+  it('goes back to the queue when its instance closes, and its prompt is stopped', async () => {
+    bench.double.knobs.itemMs = 20;
+    const other = await bench.addInstance({ gpuName: 'L40S' });
+    const id = await bench.submit(fresh(slowList), { requirements: { gpuNames: ['L40S'] } });
+    const running = bench.run(id);
+    await bench.jobWhen(id, executing);
+    const { db, queues } = bench.database;
+    await db.transaction().execute((trx) => closeSlots(trx, queues, other, 'The host went offline.', 3));
+    await running;
+    expect(await bench.job(id)).toMatchObject({
+      status: 'queued',
+      progress: null,
+      instanceId: null,
+      attempts: [{ outcome: 'lost', reason: 'The host went offline.' }],
+    });
+    await expect.poll(() => bench.session.client.queue()).toEqual({ running: [], pending: [] });
+    await bench.jobs.cancel(id);
+  });
+});
+
+describe('an attempt that is cut off', () => {
+  it('goes on where it was, with one execution', async () => {
+    const id = await bench.submit(fresh(slowFrames));
+    const stop = new AbortController();
+    const first = bench.run(id, stop.signal);
+    await bench.jobWhen(id, executing);
+    stop.abort(new Error('The service stops.'));
+    await expect(first).rejects.toThrow('The service stops.');
+    expect(await bench.run(id)).toMatchObject({ status: 'succeeded', attempts: [{ number: 1 }] });
+    expect(counted('executionsStarted')).toBe(1);
+  });
+
+  it.each(['staging', 'submitting', 'collecting'] as const)('while %s is begun again there', async (at) => {
+    const route = { staging: 'POST /upload/image', submitting: 'POST /prompt', collecting: 'GET /view' }[at];
+    bench.double.knobs.requestFaults.push({ route, how: 'hang', times: 1 });
+    const asset = await bench.addAsset(await png(), 'photo.png');
+    const inputs = [{ node: '1', input: 'image', assetId: asset.id }];
+    const id = await bench.submit(scaledImage, { inputs });
+    const stop = new AbortController();
+    const first = bench.run(id, stop.signal);
+    await expect.poll(() => bench.double.counters.requests[route]).toBe((before.requests[route] ?? 0) + 1);
+    stop.abort(new Error('The service stops.'));
+    await expect(first).rejects.toThrow('The service stops.');
+    expect(await bench.run(id)).toMatchObject({
+      status: 'succeeded',
+      outputs: [{ name: 'scaled_00001_.png' }],
+    });
+    expect(counted('executionsStarted')).toBe(1);
+  });
+
+  it('may be worked on by two at once, and still ends once', async () => {
+    const id = await bench.submit(fresh(slowFrames));
+    await bench.dispatch();
+    const ref = await bench.attemptOf(id);
+    const { signal } = new AbortController();
+    await Promise.all([runAttempt(bench.deps, ref, { signal }), runAttempt(bench.deps, ref, { signal })]);
+    expect(await bench.job(id)).toMatchObject({ status: 'succeeded', outputs: [{ kind: 'image' }] });
+    expect(counted('promptsAccepted')).toBe(1);
+  });
+
+  it('is dropped when its message comes after its end', async () => {
+    const id = await bench.submit(fresh(emptyImage));
+    await bench.dispatch();
+    const ref = await bench.attemptOf(id);
+    await bench.run(id);
+    await runAttempt(bench.deps, ref, { signal: new AbortController().signal });
+    expect(counted('executionsStarted')).toBe(1);
+  });
+});
+
+describe('a submit', () => {
+  it('whose answer is lost is looked up and not repeated', async () => {
+    fault('POST /prompt', 'drop-after', { times: 1 });
+    expect(await bench.run(await bench.submit(fresh(emptyImage)))).toMatchObject({ status: 'succeeded' });
+    expect(counted('promptsAccepted')).toBe(1);
+  });
+
+  it('that never arrived is repeated', async () => {
+    fault('POST /prompt', 'drop-before', { times: 1 });
+    expect(await bench.run(await bench.submit(fresh(emptyImage)))).toMatchObject({
+      status: 'succeeded',
+      attempts: [{ number: 1 }],
+    });
+    expect(counted('promptsAccepted')).toBe(1);
+  });
+
+  it('that ComfyUI never answers ends the job', async () => {
+    fault('POST /prompt', 'status', { status: 500 });
+    const job = await bench.run(await bench.submit(fresh(emptyImage)));
+    expect(job).toMatchObject({ status: 'failed', error: { code: 'unexpected_answer' } });
+  });
+});
+
+describe('an unreliable instance', () => {
+  it('may lose its event stream', async () => {
+    const id = await bench.submit(fresh(slowFrames));
+    const running = bench.run(id);
+    await bench.jobWhen(id, executing);
+    bench.double.dropSockets();
+    expect(await running).toMatchObject({ status: 'succeeded' });
+    expect(counted('executionsStarted')).toBe(1);
+  });
+
+  it('may write its history after it announced the end', async () => {
+    bench.double.knobs.historyDelayMs = 200;
+    expect(await bench.run(await bench.submit(fresh(emptyImage)))).toMatchObject({ status: 'succeeded' });
+  });
+
+  it('may say nothing over an event stream that seems to be well', async () => {
+    bench.double.knobs.sockets = 'silent';
+    expect(await bench.run(await bench.submit(fresh(emptyImage)))).toMatchObject({ status: 'succeeded' });
+  });
+
+  it('may fail for a moment in every call', async () => {
+    for (const route of ['POST /upload/image', 'GET /history/{id}', 'GET /queue', 'GET /view']) {
+      fault(route, 'status', { status: 502, times: 2 });
+      fault(route, 'drop-before', { times: 1 });
+    }
+    bench.double.knobs.itemMs = 2;
+    const asset = await bench.addAsset(await png(), 'photo.png');
+    const inputs = [{ node: '1', input: 'image', assetId: asset.id }];
+    const job = await bench.run(await bench.submit(scaledImage, { inputs }));
+    expect(job).toMatchObject({ status: 'succeeded', attempts: [{ number: 1 }] });
+    expect(counted('executionsStarted')).toBe(1);
+  });
+
+  it('may cut off a download: no half file is a result', async () => {
+    bench.double.knobs.cutDownloadAfterBytes = 40;
+    const id = await bench.submit(fresh(emptyImage));
+    const running = bench.run(id);
+    await expect
+      .poll(() => bench.double.counters.requests['GET /view'])
+      .toBeGreaterThan((before.requests['GET /view'] ?? 0) + 1);
+    bench.double.knobs.cutDownloadAfterBytes = null;
+    const job = await running;
+    expect(job.status).toBe('succeeded');
+    await expect(sharp(await readAsset(job.outputs[0]?.assetId ?? '')).stats()).resolves.toBeDefined();
+  });
+
+  it('may report a file that it does not have: the job fails and says so', async () => {
+    fault('GET /view', 'status', { status: 404 });
+    const job = await bench.run(await bench.submit(fresh(emptyImage)));
+    expect(job).toMatchObject({
+      status: 'failed',
+      error: { code: 'output_unavailable', nodeId: '2' },
+      outputs: [],
+    });
+  });
+
+  it('may forget the prompt: the job is tried again', async () => {
+    bench.double.knobs.frameMs = 20;
+    const id = await bench.submit(fresh(slowFrames));
+    const running = bench.run(id);
+    await bench.jobWhen(id, executing);
+    await bench.double.restart();
+    expect(await running).toMatchObject({ status: 'queued', attempts: [{ outcome: 'lost' }] });
+    bench.double.knobs.frameMs = 0;
+    expect(await bench.run(id)).toMatchObject({
+      status: 'succeeded',
+      attempts: [
+        { number: 1, outcome: 'lost' },
+        { number: 2, outcome: 'succeeded' },
+      ],
+    });
+  });
+
+  it('may never run anything: the job is given up after its last attempt', async () => {
+    bench.double.knobs.wedged = true;
+    const id = await bench.submit(fresh(emptyImage));
+    const ends: string[] = [];
+    for (let attempt = 1; attempt <= 3; attempt += 1) {
+      ends.push((await bench.run(id)).status);
+      await bench.double.restart();
+    }
+    expect(ends).toEqual(['queued', 'queued', 'failed']);
+    expect((await bench.job(id)).error).toMatchObject({ code: 'prompt_lost' });
+  });
+
+  it('may stay away: the job goes back to the queue', async () => {
+    await bench.double.exit();
+    const id = await bench.submit(fresh(emptyImage));
+    await bench.dispatch();
+    const ref = await bench.attemptOf(id);
+    const deps = { ...bench.deps, timing: { ...bench.deps.timing, unreachableMs: 200 } };
+    await runAttempt(deps, ref, { signal: new AbortController().signal });
+    expect(await bench.job(id)).toMatchObject({ status: 'queued', attempts: [{ outcome: 'lost' }] });
+    await bench.double.restart();
+    expect(await bench.run(id)).toMatchObject({ status: 'succeeded' });
+  });
+});
+
+async function readAsset(id: string): Promise<Buffer> {
+  const chunks = [];
+  for await (const chunk of await bench.deps.assets.read(id)) chunks.push(chunk as Buffer);
+  return Buffer.concat(chunks);
+}
