@@ -22,7 +22,6 @@ import { createJobs, type JobService } from './jobs/service.ts';
 import { healthProbes } from './probes.ts';
 import { createLogger, type Logger } from './support/log.ts';
 import { systemClock } from './support/clock.ts';
-import { documentedIntervals, type Intervals } from './vast/endpoints.ts';
 import { createVastProvider } from './vast/provider.ts';
 import { startWork } from './work.ts';
 
@@ -34,17 +33,8 @@ export interface Service {
   stop(): Promise<void>;
 }
 
-export interface ServiceOptions {
-  /** How often vast.ai may be called; a double needs no sparing. */
-  vastIntervals?: Intervals;
-}
-
 /** Starts everything and listens. Rejects, with what had started stopped again, when a part cannot start. */
-export async function startService(
-  config: Config,
-  log: Logger,
-  { vastIntervals = documentedIntervals }: ServiceOptions = {},
-): Promise<Service> {
+export async function startService(config: Config, log: Logger): Promise<Service> {
   const clock = systemClock;
   // Undone from the last to the first: by `stop`, and when a later part cannot start.
   const started = new AsyncDisposableStack();
@@ -56,10 +46,7 @@ export async function startService(
     await apiKeys.adoptSettings(configuredApiKeys(config));
     await assertListenAllowed(config, apiKeys);
 
-    const provider =
-      config.VASTAI_API_KEY === undefined
-        ? null
-        : createVastProvider({ config, log, intervals: vastIntervals });
+    const provider = config.VASTAI_API_KEY === undefined ? null : createVastProvider({ config, log });
     started.defer(async () => provider?.close());
     const store = createLocalDiskStore({ dir: join(config.DATA_DIR, 'assets') });
     const assets = createAssets({ db, store, config, log });

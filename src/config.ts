@@ -85,6 +85,9 @@ const settingsSchema = z.object({
   VAST_API_URL: setting(url().prefault('https://console.vast.ai'), {
     description: "Base of vast.ai's API; changed only for tests and the demo.",
   }),
+  VAST_PACING: setting(z.enum(['documented', 'none']).prefault('documented'), {
+    description: 'Spacing of calls to vast.ai: as it documents, or none, which only a double can bear.',
+  }),
   VAST_IMAGE_KIND: setting(z.enum(['vast', 'ai-dock']).prefault('vast'), {
     description:
       "Whose image VAST_IMAGE is: vast.ai's own, or ai-dock's. They differ in how they start and are closed.",

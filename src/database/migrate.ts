@@ -10,7 +10,7 @@ export const migrations: Record<string, Migration> = {
 };
 
 /** The name of the newest migration: the level of a schema that is up to date. */
-export const schemaLevel = Object.keys(migrations).sort().at(-1) ?? '';
+const schemaLevel = Object.keys(migrations).sort().at(-1) ?? '';
 
 /** Applies what is missing up to `level`, all of it or nothing. Rejects when the database is newer than this service. */
 export async function migrate(address: ServerAddress, log: Logger, level = schemaLevel): Promise<void> {

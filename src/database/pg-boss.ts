@@ -50,6 +50,10 @@ const queueOptions = {
 };
 
 const schema = 'pgboss';
+/** pg-boss's table of messages, which it calls jobs. */
+const table = sql.table(`${schema}.job`);
+/** What pg-boss's `fail` does, without its delay; the next claim counts as a retry, which fences this one off. */
+const released = sql`state = 'retry', start_after = now(), heartbeat_on = null`;
 const channel = 'comfyfleet_queues';
 const pollMs = 1_000;
 const touchMs = 2_500;
@@ -117,7 +121,7 @@ export function createQueues({ pool, db, notifications, exclusive, log }: Queues
 
     health: async () => {
       const { rows } = await sql<{ name: QueueName; depth: number }>`
-        select name, count(*) as depth from ${sql.table(`${schema}.job`)}
+        select name, count(*) as depth from ${table}
         where state <= 'active' and name in (${sql.join(queueNames)}) group by name`.execute(db);
       return {
         ok: state === 'running' && workers.every(({ worker }) => worker.healthy()),
@@ -151,7 +155,7 @@ function claimStore<Q extends QueueName>(
       return messages.map(({ id, retryCount, data }) => ({ id, retryCount, data }));
     },
     touch: async (claims) => {
-      const { rows } = await sql<Claim>`update ${jobs} set heartbeat_on = now() where ${held(queue, claims)}
+      const { rows } = await sql<Claim>`update ${table} set heartbeat_on = now() where ${held(queue, claims)}
         returning id, retry_count as "retryCount"`.execute(db);
       return rows;
     },
@@ -163,28 +167,26 @@ function claimStore<Q extends QueueName>(
     },
     release: async (claims) => {
       if (claims.length === 0) return;
-      await sql`update ${jobs} set ${released} where ${held(queue, claims)}`.execute(db);
+      await sql`update ${table} set ${released} where ${held(queue, claims)}`.execute(db);
       await sql`select pg_notify(${channel}, ${queue})`.execute(db);
     },
   };
 }
-
-const jobs = sql.table(`${schema}.job`);
-/** What pg-boss's `fail` does, without its delay; the next claim counts as a retry, which fences this one off. */
-const released = sql`state = 'retry', start_after = now(), heartbeat_on = null`;
 
 function held(queue: QueueName, claims: Claim[]) {
   return sql<boolean>`name = ${queue} and state = 'active' and id = any(${claims.map(({ id }) => id)}::uuid[])
     and id::text || ':' || retry_count::text = any(${claims.map(claimKey)}::text[])`;
 }
 
+/** Leaves out what another service is taking at this moment: its call stands for that one. */
 async function forget(db: Kysely<Tables>, queue: QueueName, which: 'due' | 'all'): Promise<void> {
-  await sql`delete from ${jobs} where name = ${queue} and state < 'active'
-    and (start_after <= now() or ${which === 'all'})`.execute(db);
+  await sql`delete from ${table} where name = ${queue} and id in (
+    select id from ${table} where name = ${queue} and state < 'active'
+    and (start_after <= now() or ${which === 'all'}) for update skip locked)`.execute(db);
 }
 
 async function releaseAll(db: Kysely<Tables>, log: Logger): Promise<void> {
-  const { numAffectedRows = 0n } = await sql`update ${jobs} set ${released} where state = 'active'`.execute(
+  const { numAffectedRows = 0n } = await sql`update ${table} set ${released} where state = 'active'`.execute(
     db,
   );
   if (numAffectedRows > 0n) {

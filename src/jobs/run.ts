@@ -197,12 +197,16 @@ async function conclude(run: Run, verdict: Verdict): Promise<void> {
   });
   if (!written) throw new AttemptTaken();
   run.log.info({ verdict: verdict.kind }, 'the attempt ended');
-  await courtesy(run, async (session, signal) => session.client.forget(run.ref.attemptId, signal));
+  await courtesy(run, async ({ client }, signal) => {
+    // It may still lie in the queue of a ComfyUI that has stood still.
+    if (verdict.kind === 'lost') await client.cancel(run.ref.attemptId, signal);
+    await client.forget(run.ref.attemptId, signal);
+  });
 }
 
 /** Stops a prompt that nobody waits for any more; harmless when it has ended, since no other job has this id. */
 async function withdraw(run: Run): Promise<void> {
-  await courtesy(run, async (session, signal) => session.client.cancel(run.ref.attemptId, signal));
+  await courtesy(run, ({ client }, signal) => client.cancel(run.ref.attemptId, signal));
 }
 
 /** What is good for the instance but changes nothing for the job: one try. */

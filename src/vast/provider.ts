@@ -5,7 +5,7 @@ import type { Provider } from '../instances/provider.ts';
 import { ProviderError } from '../instances/provider.ts';
 import { createVastClient } from './client.ts';
 import type { Intervals } from './endpoints.ts';
-import { documentedIntervals } from './endpoints.ts';
+import { documentedIntervals, noIntervals } from './endpoints.ts';
 import { createInstanceReader } from './instance-reader.ts';
 import { findOffers } from './offers.ts';
 import { createPacer } from './rate-limit.ts';
@@ -17,9 +17,9 @@ import type { InstanceRow } from './schemas.ts';
 import { createTransport } from './transport.ts';
 
 export interface VastProviderOptions {
-  config: RecipeConfig & Pick<Config, 'VASTAI_API_KEY' | 'VAST_API_URL'>;
+  config: RecipeConfig & Pick<Config, 'VASTAI_API_KEY' | 'VAST_API_URL' | 'VAST_PACING'>;
   log: Pick<BaseLogger, 'debug' | 'warn'>;
-  /** How often calls may be made; what vast.ai documents unless given. */
+  /** How often calls may be made; what `VAST_PACING` says unless given. */
   intervals?: Intervals;
 }
 
@@ -27,7 +27,7 @@ export interface VastProviderOptions {
 export function createVastProvider({
   config,
   log,
-  intervals = documentedIntervals,
+  intervals = config.VAST_PACING === 'none' ? noIntervals : documentedIntervals,
 }: VastProviderOptions): Provider & { close(): Promise<void> } {
   const apiKey = config.VASTAI_API_KEY;
   if (apiKey === undefined) throw new Error('VASTAI_API_KEY is not set');

@@ -6,7 +6,6 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import { startService, type Service } from '../../src/app.ts';
 import { loadConfig, type Config } from '../../src/config.ts';
 import { createLogger } from '../../src/support/log.ts';
-import { noIntervals } from '../../src/vast/endpoints.ts';
 import type { VastDouble } from '../doubles/vast/index.ts';
 import { createTestDatabase } from './database.ts';
 
@@ -53,10 +52,11 @@ export async function startTestService({
     INSTANCE_POLL_SECONDS: '0.05',
     INSTANCE_CHECK_SECONDS: '0.5',
     RENT_SETTLE_SECONDS: '2',
+    VAST_PACING: 'none',
     ...(vast === undefined ? {} : { VASTAI_API_KEY: vast.apiKey, VAST_API_URL: vast.url }),
     ...env,
   });
-  const service = await startService(config, createLogger(config), { vastIntervals: noIntervals });
+  const service = await startService(config, createLogger(config));
 
   async function call<T>(path: string, init: RequestInit & { json?: unknown } = {}): Promise<Answer<T>> {
     const { json, ...rest } = init;
