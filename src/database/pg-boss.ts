@@ -56,12 +56,17 @@ const table = sql.table(`${schema}.job`);
 const released = sql`state = 'retry', start_after = now(), heartbeat_on = null`;
 const channel = 'comfyfleet_queues';
 const pollMs = 1_000;
+/** A message that is due sooner than this is looked for by the process that sent it, just when it is due. */
+const shortWaitMs = 10_000;
+/** Between our clock and the database's, and for the transaction of the message to commit. */
+const dueMarginMs = 10;
 const touchMs = 2_500;
 /** A pass of pg-boss's own upkeep may be under way. */
 const engineStopMs = 5_000;
 
 export function createQueues({ pool, db, notifications, exclusive, log }: QueuesOptions): Queues {
   const workers: { queue: QueueName; worker: Worker }[] = [];
+  const timers = new Set<NodeJS.Timeout>();
   let stopListening = (): void => undefined;
   let state: 'new' | 'running' | 'stopped' = 'new';
   const boss = new PgBoss({
@@ -78,6 +83,19 @@ export function createQueues({ pool, db, notifications, exclusive, log }: Queues
   boss.on('error', (error) => log.warn({ err: error }, 'The queues report an error'));
   boss.on('warning', ({ message, data }) => log.warn({ data }, `The queues warn: ${message}`));
 
+  function wake(name: string): void {
+    for (const { queue, worker } of workers) if (name === '' || name === queue) worker.wake();
+  }
+
+  /** Polling would find the message too, up to a second late. */
+  function wakeLater(queue: QueueName, afterMs: number): void {
+    const timer = setTimeout(() => {
+      timers.delete(timer);
+      wake(queue);
+    }, afterMs + dueMarginMs);
+    timers.add(timer.unref());
+  }
+
   return {
     start: async () => {
       await boss.start();
@@ -88,9 +106,7 @@ export function createQueues({ pool, db, notifications, exclusive, log }: Queues
         await boss.updateQueue(queue, queueOptions);
       }
       if (exclusive) await releaseAll(db, log);
-      stopListening = notifications.subscribe(channel, (name) => {
-        for (const { queue, worker } of workers) if (name === '' || name === queue) worker.wake();
-      });
+      stopListening = notifications.subscribe(channel, wake);
       state = 'running';
     },
 
@@ -117,6 +133,7 @@ export function createQueues({ pool, db, notifications, exclusive, log }: Queues
       });
       if (id === null) throw new Error(`The queue ${queue} did not take a message`);
       if (afterMs <= 0) await notifications.publish(executor, channel, queue);
+      else if (afterMs < shortWaitMs) wakeLater(queue, afterMs);
     },
 
     health: async () => {
@@ -132,6 +149,7 @@ export function createQueues({ pool, db, notifications, exclusive, log }: Queues
     stop: async (timeoutMs) => {
       if (state === 'stopped') return;
       state = 'stopped';
+      for (const timer of timers) clearTimeout(timer);
       await Promise.allSettled(workers.map(({ worker }) => worker.stop(timeoutMs)));
       stopListening();
       await within(engineStopMs, boss.stop({ graceful: false, close: false }));

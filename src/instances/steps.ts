@@ -118,7 +118,8 @@ async function retryLater(step: Step, name: StepName, error: ProviderError): Pro
   const urgent = error.kind === 'unauthorized' || name === 'destroy';
   step.log[urgent ? 'error' : 'warn']({ kind: error.kind, error: detail }, 'the provider could not be used');
   const tries = Math.min(6, 1 + (step.rental?.destroy_tries ?? 0));
-  await lookAgain(step, detail, backoffMs(tries, { baseMs: 5000, capMs: 60_000 }));
+  const baseMs = step.deps.config.INSTANCE_POLL_SECONDS * 1000;
+  await lookAgain(step, detail, backoffMs(tries, { baseMs, capMs: 60_000 }));
 }
 
 function withRental(step: Step): RentalStep {

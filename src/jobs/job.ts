@@ -12,7 +12,7 @@ export const jobStatuses = [
 export type JobStatus = (typeof jobStatuses)[number];
 
 /** Which status may follow which. A running job goes back to `queued` when its instance is lost and another try is allowed. */
-export const jobTransitions: Record<JobStatus, readonly JobStatus[]> = {
+const jobTransitions: Record<JobStatus, readonly JobStatus[]> = {
   queued: ['running', 'canceled', 'expired', 'failed'],
   running: ['succeeded', 'failed', 'canceling', 'queued'],
   canceling: ['canceled', 'succeeded', 'failed'],
@@ -22,12 +22,8 @@ export const jobTransitions: Record<JobStatus, readonly JobStatus[]> = {
   expired: [],
 };
 
-export const finalJobStatuses: readonly JobStatus[] = jobStatuses.filter(
-  (status) => jobTransitions[status].length === 0,
-);
-
 export function isFinal(status: JobStatus): boolean {
-  return finalJobStatuses.includes(status);
+  return jobTransitions[status].length === 0;
 }
 
 /** The statuses from which `to` may be reached: the guard of every write of a status. */

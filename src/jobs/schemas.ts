@@ -130,7 +130,7 @@ const errorSchema = z
   })
   .meta({ id: 'JobError', description: 'Why a job failed or expired' });
 
-export const progressSchema = z
+const progressSchema = z
   .object({
     phase: z.enum(['staging', 'waiting', 'executing', 'collecting']),
     fraction: z

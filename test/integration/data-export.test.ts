@@ -1,6 +1,6 @@
 import { execFile } from 'node:child_process';
 import { randomUUID } from 'node:crypto';
-import { rm, stat } from 'node:fs/promises';
+import { stat } from 'node:fs/promises';
 import { join } from 'node:path';
 import { PassThrough, Readable } from 'node:stream';
 import { text } from 'node:stream/consumers';
@@ -11,7 +11,7 @@ import { expect, onTestFinished, test } from 'vitest';
 import type { Database } from '../../src/database/database.ts';
 import { exportData, importData } from '../../src/database/transfer.ts';
 import { createTestDatabase } from '../support/database.ts';
-import { passableFolder, startEmbedded } from '../support/embedded.ts';
+import { newDataFolder, startEmbedded } from '../support/embedded.ts';
 
 const log = pino({ level: 'silent' });
 
@@ -118,22 +118,21 @@ test('an import refuses a database that is in use, and what is not a whole expor
   expect(await contents(target.database)).toEqual(empty);
 });
 
-test('the commands move the database of a running service into a new folder', async () => {
-  const base = await passableFolder();
-  onTestFinished(() => rm(base, { recursive: true }));
-  const run = (command: string, folder: string): Promise<{ stdout: string }> =>
-    promisify(execFile)(process.execPath, [`scripts/${command}.ts`, join(base, 'export.gz')], {
-      env: { ...process.env, DATABASE_URL: '', DATA_DIR: join(base, folder) },
+test('the commands move the database of a running service to another server', async () => {
+  const folder = await newDataFolder();
+  const file = join(folder, 'export.gz');
+  const run = (command: string, env: Record<string, string>): Promise<{ stdout: string }> =>
+    promisify(execFile)(process.execPath, [`scripts/${command}.ts`, file], {
+      env: { ...process.env, ...env },
     });
 
-  const old = await startEmbedded(join(base, 'old'));
-  await fill(old);
-  const before = await contents(old);
-  expect((await run('data-export', 'old')).stdout).toContain('2990 job_events');
-  await expect(run('data-import', 'old')).rejects.toThrow('Another service');
-  await old.stop();
-  expect((await stat(join(base, 'export.gz'))).mode & 0o777).toBe(0o600);
-  expect((await run('data-import', 'new')).stdout).toContain('2990 job_events');
-  const moved = await startEmbedded(join(base, 'new'));
-  expect(await contents(moved)).toEqual(before);
+  const source = await startEmbedded(folder);
+  await fill(source);
+  const target = await newDatabase();
+  const exporting = await run('data-export', { DATABASE_URL: '', DATA_DIR: folder });
+  expect(exporting.stdout).toContain('2990 job_events');
+  expect((await stat(file)).mode & 0o777).toBe(0o600);
+  await source.check();
+  expect((await run('data-import', { DATABASE_URL: target.url })).stdout).toContain('2990 job_events');
+  expect(await contents(target.database)).toEqual(await contents(source));
 });

@@ -26,8 +26,8 @@ beforeAll(async () => {
 });
 afterAll(() => rm(used, { recursive: true }));
 
-async function usedFolder(): Promise<string> {
-  const folder = await newDataFolder();
+async function usedFolder(name = ''): Promise<string> {
+  const folder = await newDataFolder(name);
   await promisify(execFile)('cp', ['-a', join(used, 'postgres'), folder]);
   return folder;
 }
@@ -154,7 +154,7 @@ test('a server that dies under its service is started again, and listeners and q
 });
 
 test('a data folder with a long path gets its socket elsewhere', async () => {
-  const folder = await newDataFolder('long-'.repeat(30));
+  const folder = await usedFolder('long-'.repeat(30));
   const database = await startEmbedded(folder);
   await database.check();
   const { rows } = await sql<{

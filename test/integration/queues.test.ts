@@ -1,6 +1,6 @@
 import { randomUUID } from 'node:crypto';
 import { sql } from 'kysely';
-import { describe, expect, onTestFinished, test } from 'vitest';
+import { describe, expect, onTestFinished, test, vi } from 'vitest';
 import type { Database } from '../../src/database/database.ts';
 import type { HandlerContext } from '../../src/database/queues.ts';
 import { collector } from '../support/collector.ts';
@@ -8,12 +8,12 @@ import { createTestDatabase, openDatabase } from '../support/database.ts';
 import { startService } from '../support/embedded.ts';
 
 /** A database with its queues started, and a second service on it. */
-async function start(): Promise<{ first: Database; second: Database; url: string }> {
+async function start(atEnd = onTestFinished): Promise<{ first: Database; second: Database; url: string }> {
   const { database: first, url, stop } = await createTestDatabase();
-  onTestFinished(stop);
+  atEnd(stop);
   await first.queues.start();
   const second = await openDatabase(url);
-  onTestFinished(() => second.stop());
+  atEnd(() => second.stop());
   await second.queues.start();
   return { first, second, url };
 }
@@ -50,17 +50,6 @@ test('one handler goes through a backlog without pauses, and nothing stays behin
   await expect.poll(() => rowsLeft(first)).toBe(0);
 });
 
-test('a delayed message comes after its delay, within a second and a half', async () => {
-  const { first } = await start();
-  const called = Promise.withResolvers<number>();
-  await first.queues.work('instance', 1, async () => called.resolve(performance.now()));
-  const sent = performance.now();
-  await first.queues.send(first.db, 'instance', { instanceId: 'a', wake: 0 }, { afterMs: 700 });
-  const waited = (await called.promise) - sent;
-  expect(waited).toBeGreaterThan(700);
-  expect(waited).toBeLessThan(700 + 1_500);
-});
-
 test('a message of a transaction exists only if that commits', async () => {
   const { first } = await start();
   const { add, calls, reach } = collector<number>();
@@ -80,36 +69,6 @@ test('a message of a transaction exists only if that commits', async () => {
   await reach(1);
   expect(calls).toEqual([2]);
   await expect.poll(() => rowsLeft(first)).toBe(0);
-});
-
-test('a handler that throws is called again with the same message', async () => {
-  const { first } = await start();
-  const { add, calls, reach } = collector<object>();
-  await first.queues.work('run', 1, async (message) => {
-    add(message);
-    if (calls.length === 1) throw new Error('not now');
-  });
-  const message = attempt();
-  await first.queues.send(first.db, 'run', message);
-  expect(await reach(2)).toEqual([message, message]);
-});
-
-test('calls of dispatch stand for every message before them, and none is lost', async () => {
-  const { first, second } = await start();
-  const { add, calls, reach } = collector<object>();
-  const gate = Promise.withResolvers<void>();
-  await first.queues.work('dispatch', 1, async (message) => {
-    add(message);
-    await gate.promise;
-  });
-  await first.queues.send(first.db, 'dispatch', {});
-  await reach(1);
-  await Promise.all(Array.from({ length: 30 }, () => second.queues.send(second.db, 'dispatch', {})));
-  await first.queues.send(first.db, 'dispatch', {}, { afterMs: 1_000 });
-  gate.resolve();
-  await reach(3);
-  await expect.poll(async () => (await first.queues.health()).depth).toEqual({});
-  expect(calls).toHaveLength(3);
 });
 
 test('a call of sweep also stands for what was sent for later, so that chains of sweeps merge', async () => {
@@ -193,19 +152,67 @@ describe('stop', () => {
   });
 });
 
-test('a handler whose message was given to somebody else is told', async () => {
-  const { first } = await start();
-  const { add, reach } = collector<HandlerContext>();
-  await first.queues.work('run', 2, async (_, context) => {
-    add(context);
-    await untilAborted(context);
+// They mostly wait.
+describe.concurrent('in time', () => {
+  test('a delayed message comes after its delay, within a second and a half', async ({
+    onTestFinished: atEnd,
+  }) => {
+    const { first } = await start(atEnd);
+    const called = Promise.withResolvers<number>();
+    await first.queues.work('instance', 1, async () => called.resolve(performance.now()));
+    const sent = performance.now();
+    await first.queues.send(first.db, 'instance', { instanceId: 'a', wake: 0 }, { afterMs: 700 });
+    const waited = (await called.promise) - sent;
+    expect(waited).toBeGreaterThan(700);
+    expect(waited).toBeLessThan(700 + 1_500);
   });
-  await first.queues.send(first.db, 'run', attempt());
-  const [context] = await reach(1);
-  await sql`update pgboss.job set state = 'retry', start_after = now()`.execute(first.db);
-  const [, again] = await reach(2);
-  await expect.poll(() => context?.signal.aborted, { timeout: 5_000 }).toBe(true);
-  expect(again?.signal.aborted).toBe(false);
+
+  test('a handler that throws is called again with the same message', async ({ onTestFinished: atEnd }) => {
+    const { first } = await start(atEnd);
+    const { add, calls, reach } = collector<object>();
+    await first.queues.work('run', 1, async (message) => {
+      add(message);
+      if (calls.length === 1) throw new Error('not now');
+    });
+    const message = attempt();
+    await first.queues.send(first.db, 'run', message);
+    expect(await reach(2)).toEqual([message, message]);
+  });
+
+  test('calls of dispatch stand for every message before them, and none is lost', async ({
+    onTestFinished: atEnd,
+  }) => {
+    const { first, second } = await start(atEnd);
+    const { add, calls, reach } = collector<object>();
+    const gate = Promise.withResolvers<void>();
+    await first.queues.work('dispatch', 1, async (message) => {
+      add(message);
+      await gate.promise;
+    });
+    await first.queues.send(first.db, 'dispatch', {});
+    await reach(1);
+    await Promise.all(Array.from({ length: 30 }, () => second.queues.send(second.db, 'dispatch', {})));
+    await first.queues.send(first.db, 'dispatch', {}, { afterMs: 1_000 });
+    gate.resolve();
+    await reach(3);
+    await vi.waitFor(async () => expect((await first.queues.health()).depth).toEqual({}));
+    expect(calls).toHaveLength(3);
+  });
+
+  test('a handler whose message was given to somebody else is told', async ({ onTestFinished: atEnd }) => {
+    const { first } = await start(atEnd);
+    const { add, reach } = collector<HandlerContext>();
+    await first.queues.work('run', 2, async (_, context) => {
+      add(context);
+      await untilAborted(context);
+    });
+    await first.queues.send(first.db, 'run', attempt());
+    const [context] = await reach(1);
+    await sql`update pgboss.job set state = 'retry', start_after = now()`.execute(first.db);
+    const [, again] = await reach(2);
+    await vi.waitFor(() => expect(context?.signal.aborted).toBe(true), { timeout: 10_000 });
+    expect(again?.signal.aborted).toBe(false);
+  });
 });
 
 async function rowsLeft({ db }: Database): Promise<number | undefined> {

@@ -96,7 +96,7 @@ async function startServer(): Promise<string> {
   return embeddedUrl(await embeddedAddress(folder));
 }
 
-export function embeddedUrl(address: ServerAddress): string {
+function embeddedUrl(address: ServerAddress): string {
   if ('connectionString' in address) return address.connectionString;
   return `postgresql://${address.user}@localhost/${address.database}?host=${encodeURIComponent(address.host)}`;
 }

@@ -1,4 +1,5 @@
 // Destroying: asks until the provider's single view and its list both show that the rental is gone, without end.
+import { closeSlots } from '../../jobs/placement.ts';
 import { backoffMs } from '../../support/backoff.ts';
 import type { RentalStep, Step } from './step.ts';
 import { enterPhase, type InstanceUpdate } from '../records.ts';
@@ -19,7 +20,10 @@ export async function drain(step: Step): Promise<void> {
     .where('job_id', 'is not', null)
     .executeTakeFirstOrThrow();
   if (busy.count > 0) return lookAgain(step, `Waiting for ${busy.count} jobs to end.`);
-  await finish(step, { status: 'terminating', message: 'Its jobs have ended.' }, 0);
+  await finish(step, { status: 'terminating', message: 'Its jobs have ended.' }, 0, async (trx) => {
+    // A job may have been placed since the count.
+    await closeSlots(trx, deps.queues, instance.id, 'Its instance was ended.', deps.config.JOB_MAX_ATTEMPTS);
+  });
 }
 
 /** One try to destroy the rental, or one look at whether the last try worked. */
