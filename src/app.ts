@@ -6,6 +6,7 @@ import { assetRoutes } from './assets/routes.ts';
 import { createAssets, type Assets } from './assets/service.ts';
 import { configuredApiKeys, loadConfig, type Config } from './config.ts';
 import { startDatabase, type Database } from './database/database.ts';
+import { registerGauges } from './gauges.ts';
 import { createApiKeys } from './http/api-keys.ts';
 import { assertListenAllowed } from './http/authentication.ts';
 import { createHealth } from './http/health.ts';
@@ -56,6 +57,7 @@ export async function startService(config: Config, log: Logger): Promise<Service
     const instances = createInstances({ db, queues, provider, config });
     const jobs = createJobs({ db, queues, notifications, assets, config, clock });
     const metrics = createMetrics();
+    registerGauges(metrics, db, queues);
     const health = createHealth(healthProbes({ database, queues, provider, store, db }));
     const routes = domainRoutes({ instances, jobs, assets, notifications });
     const http = await createHttpServer({ config, log, apiKeys, health, routes, metrics });
