@@ -33,10 +33,10 @@ export function registerGauges({ register }: Metrics, db: Kysely<Tables>, queues
   );
 }
 
-function statusGauge<S extends string>(
+function statusGauge(
   name: string,
   help: string,
-  statuses: readonly S[],
+  statuses: readonly string[],
   count: () => Promise<Map<string, number>>,
 ): Gauge<'status'> {
   return new Gauge({
