@@ -7,11 +7,17 @@ import { createAssets, type Assets } from './assets/service.ts';
 import { configuredApiKeys, loadConfig, type Config } from './config.ts';
 import { startDatabase, type Database } from './database/database.ts';
 import { registerGauges } from './gauges.ts';
+import { createBudget } from './fleet/budget.ts';
+import { costRoutes } from './fleet/costs-routes.ts';
+import type { EstimateDeps } from './fleet/estimate.ts';
+import { costOfJob } from './fleet/job-costs.ts';
+import { registerMoneyGauges } from './fleet/money-gauges.ts';
 import { createApiKeys } from './http/api-keys.ts';
 import { assertListenAllowed } from './http/authentication.ts';
 import { createHealth } from './http/health.ts';
 import { createMetrics } from './http/metrics.ts';
 import { createHttpServer } from './http/server.ts';
+import { accountRoutes, type AccountDeps } from './instances/account-routes.ts';
 import { labelPrefix } from './instances/label.ts';
 import { instanceRoutes } from './instances/routes.ts';
 import { createInstances, type Instances } from './instances/service.ts';
@@ -54,18 +60,24 @@ export async function startService(config: Config, log: Logger): Promise<Service
     const sessions = createSessions({ db, config, log });
     started.defer(() => sessions.close());
 
-    const instances = createInstances({ db, queues, provider, config });
+    const budget = createBudget({ db, config, clock });
+    const instances = createInstances({ db, queues, provider, budget, config, clock });
     const jobs = createJobs({ db, queues, notifications, assets, config, clock });
     const metrics = createMetrics();
     registerGauges(metrics, db, queues);
-    const health = createHealth(healthProbes({ database, queues, provider, store, db }));
-    const routes = domainRoutes({ instances, jobs, assets, notifications });
+    registerMoneyGauges(metrics, { db, config, clock });
+    const health = createHealth(healthProbes({ database, queues, provider, store, db, config }));
+    const prefix = await labelPrefix(db, config);
+    const account = { db, provider, labelPrefix: prefix };
+    const costs = { db, instances, budget, config, clock };
+    const routes = domainRoutes({ instances, account, jobs, assets, notifications, costs });
     const http = await createHttpServer({ config, log, apiKeys, health, routes, metrics });
 
-    const prefix = await labelPrefix(db, config);
-    const instanceDeps = { db, queues, provider, sessions, config, labelPrefix: prefix, log, clock };
+    const instanceDeps = { db, queues, provider, sessions, budget, config, labelPrefix: prefix, log, clock };
     const runDeps = { db, queues, notifications, assets, sessions, config, clock, log };
-    await startWork({ instances: instanceDeps, runs: runDeps });
+    const fleetDeps = { db, queues, instances, canRent: provider !== null, config, clock, log };
+    const moneyDeps = { db, queues, provider, config, clock, log };
+    await startWork({ instances: instanceDeps, runs: runDeps, fleet: fleetDeps, money: moneyDeps });
     started.defer(() => queues.stop(config.SHUTDOWN_TIMEOUT_SECONDS * 1000));
     await syncStaticInstances(db, queues, config.COMFYUI_URLS, config.JOB_MAX_ATTEMPTS);
 
@@ -92,7 +104,14 @@ export async function openApiDocument(): Promise<object> {
     log: createLogger({ ...config, LOG_LEVEL: 'silent' }),
     apiKeys: unasked,
     health: unasked,
-    routes: domainRoutes({ instances: unasked, jobs: unasked, assets: unasked, notifications: unasked }),
+    routes: domainRoutes({
+      instances: unasked,
+      account: unasked,
+      jobs: unasked,
+      assets: unasked,
+      notifications: unasked,
+      costs: unasked,
+    }),
   });
   await http.ready();
   const document = http.swagger();
@@ -102,10 +121,18 @@ export async function openApiDocument(): Promise<object> {
 
 function domainRoutes(services: {
   instances: Instances;
+  account: AccountDeps;
   jobs: JobService;
   assets: Assets;
   notifications: Notifications;
+  costs: EstimateDeps;
 }): FastifyPluginAsyncZod[] {
-  const { instances, assets } = services;
-  return [instanceRoutes(instances, systemClock), jobRoutes(services), assetRoutes(assets)];
+  const { instances, account, jobs, assets, costs } = services;
+  return [
+    instanceRoutes(instances, systemClock),
+    accountRoutes(account),
+    jobRoutes({ jobs, assets, costOf: (id, now) => costOfJob(costs.db, id, now) }),
+    costRoutes(costs),
+    assetRoutes(assets),
+  ];
 }

@@ -1,9 +1,13 @@
 // Every setting, once: its bounds, default and meaning. The README's table and .env.example are checked against this file.
 import { z } from 'zod';
+import { requirementsSchema } from './instances/requirements.ts';
 
 const text = () => z.string().trim();
 const number = (min: number, max: number) => z.coerce.number().min(min).max(max);
 const integer = (min: number, max: number) => z.coerce.number().int().min(min).max(max);
+/** A limit that `none` switches off: then the number is `unlimited`. */
+const limit = (min: number, max: number, unlimited = Infinity) =>
+  z.union([z.literal('none').transform(() => unlimited), number(min, max)]);
 const flag = () => z.enum(['true', 'false']).transform((value) => value === 'true');
 const list = () =>
   z.string().transform((value) =>
@@ -13,6 +17,16 @@ const list = () =>
       .filter((item) => item !== ''),
   );
 const url = () => z.url({ protocol: /^https?$/ }).transform((value) => value.replace(/\/+$/, ''));
+
+const json = () =>
+  z.string().transform((value, context): unknown => {
+    try {
+      return JSON.parse(value);
+    } catch {
+      context.addIssue({ code: 'custom', message: 'is not JSON' });
+      return z.NEVER;
+    }
+  });
 
 interface SettingInfo {
   description: string;
@@ -163,11 +177,49 @@ const settingsSchema = z.object({
     secret: true,
   }),
 
-  MAX_PRICE_PER_HOUR_USD: setting(number(0.01, 1000).prefault('1'), {
-    description: 'Highest price of one machine, disk included.',
+  MAX_PRICE_PER_HOUR_USD: setting(limit(0.01, 1000, 1000).prefault('1'), {
+    description: 'Highest price of one machine, disk included; none switches the limit off.',
+    unit: 'USD per hour',
+  }),
+  MAX_TOTAL_PRICE_PER_HOUR_USD: setting(limit(0.01, 1_000_000).prefault('3'), {
+    description: 'Highest price of all machines together; none switches the limit off.',
     unit: 'USD per hour',
   }),
   MAX_INSTANCES: setting(integer(0, 1000).prefault('3'), { description: 'Rented instances at once.' }),
+  MAX_SPEND_PER_DAY_USD: setting(limit(0, 1_000_000).prefault('50'), {
+    description:
+      'Most that may be spent in a day of UTC, the worst case of everything rented included; none switches the limit off.',
+    unit: 'USD',
+  }),
+  MAX_SPEND_PER_MONTH_USD: setting(limit(0, 10_000_000).prefault('500'), {
+    description:
+      'Most that may be spent in a month of UTC, the worst case of everything rented included; none switches the limit off.',
+    unit: 'USD',
+  }),
+  INSTANCE_MAX_LIFETIME_HOURS: setting(limit(0.01, 8760).prefault('12'), {
+    description:
+      'Longest life of an instance, from its request on; then it takes no more jobs and ends. none switches the limit off.',
+    unit: 'h',
+  }),
+  DRAIN_LIMIT_MINUTES: setting(number(0, 10_080).prefault('30'), {
+    description:
+      'How long the jobs of an instance that ends for a limit may go on before they are handed back to the queue.',
+    unit: 'min',
+  }),
+  DESTROY_RESERVE_HOURS: setting(number(0, 168).prefault('1'), {
+    description:
+      'Hours that every machine is expected to bill beyond its end, should vast.ai not destroy it.',
+    unit: 'h',
+  }),
+  CREDIT_RESERVE_HOURS: setting(number(0, 8760).prefault('2'), {
+    description:
+      'Nothing is rented that would leave the vast.ai account with credit for fewer hours than these.',
+    unit: 'h',
+  }),
+  CREDIT_CHECK_SECONDS: setting(number(1, 86_400).prefault('60'), {
+    description: 'How often the credit of the vast.ai account is looked at.',
+    unit: 's',
+  }),
   MAX_RENTALS_PER_INSTANCE: setting(integer(1, 20).prefault('3'), {
     description: 'Machines that are tried, one after the other, before an instance is given up.',
   }),
@@ -177,8 +229,25 @@ const settingsSchema = z.object({
   }),
   RENT_SETTLE_SECONDS: setting(number(1, 3600).prefault('120'), {
     description:
-      'How long a rental with a lost answer is looked for by its label before it counts as not made.',
+      'How long a rental is looked for that no view of the provider shows, before it counts as not made or lost.',
     unit: 's',
+  }),
+  ORPHAN_POLICY: setting(z.enum(['destroy', 'adopt', 'report']).prefault('destroy'), {
+    description:
+      'What becomes of a rental with the label of this deployment that no record accounts for: destroyed, used again where it was only missed and its secret is still known and else destroyed, or only reported.',
+  }),
+  ORPHAN_GRACE_SECONDS: setting(number(0, 86_400).prefault('120'), {
+    description: 'How long a rental must have been seen without a record before it counts as an orphan.',
+    unit: 's',
+  }),
+  RECONCILE_SECONDS: setting(number(0.05, 600).prefault('60'), {
+    description: 'How often the rentals of the account are compared with the records.',
+    unit: 's',
+  }),
+  DEAD_MAN_SWITCH_MINUTES: setting(number(0, 1440).prefault('30'), {
+    description:
+      "How long a machine goes on without a sign of life from this service before it destroys itself; 0 builds no such switch. Only with vast.ai's own image and an SSH run type.",
+    unit: 'min',
   }),
   LOADING_TIMEOUT_SECONDS: setting(number(1, 86_400).prefault('1800'), {
     description: 'How long a machine may take to fetch its image and run.',
@@ -198,6 +267,33 @@ const settingsSchema = z.object({
   }),
   INSTANCE_CHECK_SECONDS: setting(number(0.05, 3600).prefault('30'), {
     description: 'How often a ready instance is looked at.',
+    unit: 's',
+  }),
+  INSTANCE_IDLE_MINUTES: setting(number(0, 10_080).prefault('15'), {
+    description: 'How long a rented instance may have nothing to do before it is let go; 0 keeps it.',
+    unit: 'min',
+  }),
+
+  FLEET_MIN: setting(integer(0, 1000).prefault('0'), {
+    description: 'Rented instances that are kept although no job waits for them.',
+  }),
+  FLEET_MAX: setting(integer(0, 1000).prefault('2'), {
+    description:
+      'Instances that the service may rent by itself for jobs that name none, at once and within MAX_INSTANCES; 0 leaves all renting to POST /instances.',
+  }),
+  FLEET_REQUIREMENTS: setting(json().pipe(requirementsSchema).prefault('{}'), {
+    description: 'What such an instance must satisfy where a job names no requirements, as JSON.',
+  }),
+  FLEET_JOBS_PER_INSTANCE: setting(integer(1, 10_000).prefault('4'), {
+    description: 'Queued jobs that one instance is enough for; more of them bring another.',
+  }),
+  FLEET_RACE: setting(integer(1, 2).prefault('1'), {
+    description:
+      'Machines that are rented for one such instance; of 2 the first that is ready is kept and the other destroyed.',
+  }),
+  FLEET_RETRY_SECONDS: setting(number(0.05, 3600).prefault('60'), {
+    description:
+      'Pause after an instance that ended without being ready; doubles with each further one, up to an hour.',
     unit: 's',
   }),
 

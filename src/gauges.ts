@@ -4,6 +4,7 @@ import { Gauge } from 'prom-client';
 import type { Queues } from './database/queues.ts';
 import type { Tables } from './database/tables.ts';
 import type { Metrics } from './http/metrics.ts';
+import { rentalAlarms } from './instances/alarms.ts';
 import { instanceStatuses } from './instances/instance.ts';
 import { jobStatuses } from './jobs/job.ts';
 
@@ -17,6 +18,26 @@ export function registerGauges({ register }: Metrics, db: Kysely<Tables>, queues
   );
   register.registerMetric(
     statusGauge('comfyfleet_jobs', 'Jobs by status', jobStatuses, () => countByStatus(db, 'jobs')),
+  );
+  register.registerMetric(
+    new Gauge({
+      name: 'comfyfleet_rentals_stuck',
+      help: 'Rentals that were tried to be destroyed again and again and still bill',
+      registers: [],
+      async collect() {
+        this.set((await rentalAlarms(db)).stuck);
+      },
+    }),
+  );
+  register.registerMetric(
+    new Gauge({
+      name: 'comfyfleet_rentals_orphaned',
+      help: 'Rentals with the label of this deployment that no record accounts for',
+      registers: [],
+      async collect() {
+        this.set((await rentalAlarms(db)).orphans);
+      },
+    }),
   );
   register.registerMetric(
     new Gauge({

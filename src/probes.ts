@@ -1,10 +1,13 @@
 // What `/health` asks of each part. Nothing it says names a host or a secret: anybody may read it.
 import type { Kysely } from 'kysely';
 import type { AssetStore } from './assets/store.ts';
+import type { Config } from './config.ts';
 import type { Database } from './database/database.ts';
 import type { Queues } from './database/queues.ts';
 import type { Tables } from './database/tables.ts';
+import { isLow, readCredit, totalPricePerHourUsd } from './fleet/credit.ts';
 import type { PartHealth, Probes } from './http/health.ts';
+import { rentalAlarms } from './instances/alarms.ts';
 import { ProviderError, type Provider } from './instances/provider.ts';
 
 /** The provider is asked once in a while, however often `/health` is. */
@@ -16,9 +19,10 @@ interface Parts {
   provider: Provider | null;
   store: AssetStore;
   db: Kysely<Tables>;
+  config: Pick<Config, 'CREDIT_RESERVE_HOURS'>;
 }
 
-export function healthProbes({ database, queues, provider, store, db }: Parts): Probes {
+export function healthProbes({ database, queues, provider, store, db, config }: Parts): Probes {
   return {
     async database() {
       await database.check();
@@ -34,11 +38,38 @@ export function healthProbes({ database, queues, provider, store, db }: Parts): 
       provider === null
         ? () => unrentable(db)
         : cached(PROVIDER_CACHE_MS, (signal) => askProvider(provider, signal)),
+    rentals: () => rentalHealth(db),
+    credit: () => creditHealth(db, config.CREDIT_RESERVE_HOURS),
     async files() {
       await store.check();
       return { status: 'ok', detail: 'Files can be stored.' };
     },
   };
+}
+
+/** How long the credit lasts, without its amount: anybody may read it. */
+async function creditHealth(db: Kysely<Tables>, reserveHours: number): Promise<PartHealth> {
+  const credit = await readCredit(db);
+  if (credit?.creditUsd == null) return { status: 'off', detail: 'No credit is known.' };
+  const pricePerHourUsd = await totalPricePerHourUsd(db);
+  if (!isLow(credit.creditUsd, pricePerHourUsd, reserveHours)) {
+    return { status: 'ok', detail: 'There is enough credit for what is rented.' };
+  }
+  return {
+    status: 'degraded',
+    detail: `The credit at vast.ai is used up, or lasts for less than ${reserveHours} hours of what is rented. Nothing more is rented.`,
+  };
+}
+
+/** Machines that bill although nobody wants them. The tries to end them go on; somebody should look at the provider's console. */
+async function rentalHealth(db: Kysely<Tables>): Promise<PartHealth> {
+  const { stuck, orphans } = await rentalAlarms(db);
+  const alarms = [
+    ...(stuck > 0 ? [`${stuck} rentals cannot be destroyed and still bill.`] : []),
+    ...(orphans > 0 ? [`${orphans} rentals with the label of this deployment are without a record.`] : []),
+  ];
+  if (alarms.length > 0) return { status: 'degraded', detail: alarms.join(' ') };
+  return { status: 'ok', detail: 'Every known rental is in use or ends as it should.' };
 }
 
 /** Without a key nothing is rented. That is fine, unless machines from before are still there. */

@@ -1,4 +1,8 @@
 // Which queue is worked by what, and with how many hands.
+import { runFleet, type FleetDeps } from './fleet/fleet.ts';
+import { keepMoney, MONEY_EVERY_MS, type MoneyDeps } from './fleet/money.ts';
+import { ProviderError } from './instances/provider.ts';
+import { reconcile } from './instances/reconcile.ts';
 import type { InstanceDeps } from './instances/steps.ts';
 import { stepInstance } from './instances/steps.ts';
 import { sweepInstances } from './instances/sweep.ts';
@@ -17,9 +21,13 @@ const SWEEP_EVERY_MS = 10_000;
 export async function startWork({
   instances,
   runs,
+  fleet,
+  money,
 }: {
   instances: InstanceDeps;
   runs: RunDeps;
+  fleet: FleetDeps;
+  money: MoneyDeps;
 }): Promise<void> {
   const { db, queues, config } = instances;
   await queues.start();
@@ -28,11 +36,21 @@ export async function startWork({
   );
   await queues.work('dispatch', 1, async () => {
     await dispatch(runs);
+    // Whatever changes what jobs wait for wakes the dispatch, and after it the fleet.
+    await queues.send(db, 'fleet', {});
   });
+  await queues.work('fleet', 1, () => runFleet(fleet));
   const slots = SLOTS_PER_INSTANCE * (config.MAX_INSTANCES + config.COMFYUI_URLS.length);
   await queues.work('run', Math.min(MAX_RUN_HANDS, Math.max(SLOTS_PER_INSTANCE, slots)), (message, context) =>
     runAttempt(runs, message, context),
   );
+  await queues.work('money', 1, async () => {
+    try {
+      await keepMoney(money);
+    } finally {
+      await queues.send(db, 'money', {}, { afterMs: MONEY_EVERY_MS });
+    }
+  });
   await queues.work('sweep', 1, async () => {
     try {
       await sweepInstances(db, queues);
@@ -41,5 +59,21 @@ export async function startWork({
       await queues.send(db, 'sweep', {}, { afterMs: SWEEP_EVERY_MS });
     }
   });
+  await queues.work('reconcile', 1, async (_message, { signal }) => {
+    try {
+      await reconcile(instances, signal);
+    } catch (error) {
+      if (!(error instanceof ProviderError)) throw error;
+      instances.log.warn(
+        { kind: error.kind, error: error.message },
+        'the rentals of the account are not known',
+      );
+    } finally {
+      await queues.send(db, 'reconcile', {}, { afterMs: config.RECONCILE_SECONDS * 1000 });
+    }
+  });
+  await queues.send(db, 'fleet', {});
+  await queues.send(db, 'money', {});
   await queues.send(db, 'sweep', {});
+  await queues.send(db, 'reconcile', {});
 }

@@ -7,7 +7,7 @@ export const systemStatsSchema = z.object({
 });
 export type SystemStats = z.output<typeof systemStatsSchema>;
 
-export const nodeErrorsSchema = z.record(
+const nodeErrorsSchema = z.record(
   z.string(),
   z.object({
     class_type: z.string().nullish(),

@@ -3,10 +3,16 @@ import { Migrator, type Migration, type MigrationResult } from 'kysely/migration
 import type { Logger } from 'pino';
 import { createKysely, createPool, type ServerAddress } from './connection.ts';
 import * as initial from './migrations/001-initial.ts';
+import * as hostMemory from './migrations/002-host-memory.ts';
+import * as money from './migrations/003-money.ts';
+import * as fleet from './migrations/004-fleet.ts';
 
 /** Every migration, by name, in order. A list rather than a folder that is read, so that it is the same in a build. */
 export const migrations: Record<string, Migration> = {
   '001-initial': initial,
+  '002-host-memory': hostMemory,
+  '003-money': money,
+  '004-fleet': fleet,
 };
 
 /** The name of the newest migration: the level of a schema that is up to date. */

@@ -30,7 +30,10 @@ const settings: { [Q in QueueName]: QueueSettings<QueueMessages[Q]> } = {
   instance: { key: ({ instanceId }) => instanceId },
   run: { key: ({ instanceId, slot }) => `${instanceId}/${slot}` },
   dispatch: { merges: 'due' },
+  fleet: { merges: 'all' },
   sweep: { merges: 'all' },
+  money: { key: () => 'account', merges: 'all' },
+  reconcile: { key: () => 'account', merges: 'all' },
 };
 
 /** pg-boss's own options for every queue. */
@@ -61,6 +64,12 @@ const shortWaitMs = 10_000;
 /** Between our clock and the database's, and for the transaction of the message to commit. */
 const dueMarginMs = 10;
 const touchMs = 2_500;
+/**
+ * A claim that was not touched for so long is a dead replica's. Sooner than pg-boss's own heartbeat, which gives the message back
+ * only after a pause that doubles each time.
+ */
+const deadMs = 9_000;
+const deadPollMs = 1_000;
 /** A pass of pg-boss's own upkeep may be under way. */
 const engineStopMs = 5_000;
 
@@ -68,6 +77,7 @@ export function createQueues({ pool, db, notifications, exclusive, log }: Queues
   const workers: { queue: QueueName; worker: Worker }[] = [];
   const timers = new Set<NodeJS.Timeout>();
   let stopListening = (): void => undefined;
+  let releaser: NodeJS.Timeout | undefined;
   let state: 'new' | 'running' | 'stopped' = 'new';
   const boss = new PgBoss({
     db: { executeSql: (text, values) => pool.query(text, values) },
@@ -106,6 +116,11 @@ export function createQueues({ pool, db, notifications, exclusive, log }: Queues
         await boss.updateQueue(queue, queueOptions);
       }
       if (exclusive) await releaseAll(db, log);
+      releaser = setInterval(() => {
+        releaseDead(db, log).catch((error: unknown) =>
+          log.warn({ err: error }, 'Messages of dead replicas could not be looked for'),
+        );
+      }, deadPollMs).unref();
       stopListening = notifications.subscribe(channel, wake);
       state = 'running';
     },
@@ -149,6 +164,7 @@ export function createQueues({ pool, db, notifications, exclusive, log }: Queues
     stop: async (timeoutMs) => {
       if (state === 'stopped') return;
       state = 'stopped';
+      clearInterval(releaser);
       for (const timer of timers) clearTimeout(timer);
       await Promise.allSettled(workers.map(({ worker }) => worker.stop(timeoutMs)));
       stopListening();
@@ -210,4 +226,15 @@ async function releaseAll(db: Kysely<Tables>, log: Logger): Promise<void> {
   if (numAffectedRows > 0n) {
     log.info({ messages: Number(numAffectedRows) }, 'Took over the messages of a service that died');
   }
+}
+
+/** Gives back what nobody has touched for `deadMs`, for somebody else, at once. */
+async function releaseDead(db: Kysely<Tables>, log: Logger): Promise<void> {
+  const { rows } = await sql<{ name: QueueName }>`update ${table} set ${released} where state = 'active'
+    and name in (${sql.join(queueNames)}) and heartbeat_on < now() - ${deadMs} * interval '1 ms' returning name`.execute(
+    db,
+  );
+  if (rows.length === 0) return;
+  log.warn({ messages: rows.length }, 'Took over the messages of a replica that is gone');
+  for (const { name } of rows) await sql`select pg_notify(${channel}, ${name})`.execute(db);
 }

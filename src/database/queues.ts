@@ -10,14 +10,28 @@ export interface QueueMessages {
   dispatch: Record<string, never>;
   /** One attempt of one job on one slot. Active once at a time for each slot; comes back after a crash. */
   run: { jobId: string; attemptId: string; instanceId: string; slot: number };
+  /** Rent what queued jobs need and let go what is idle. One call stands for every message, as with `sweep`. */
+  fleet: Record<string, never>;
   /**
    * Expire what waited too long, re-arm lost wake-ups. One call stands for every message sent before it, also for those
    * sent for later: its handler sends the next one itself.
    */
   sweep: Record<string, never>;
+  /** Guards the limits and keeps the ledger. One at a time over all replicas; merged as the sweep is. */
+  money: Record<string, never>;
+  /** Compares the rentals of the account with our records. One at a time over all replicas; merged as the sweep is. */
+  reconcile: Record<string, never>;
 }
 export type QueueName = keyof QueueMessages;
-export const queueNames = ['instance', 'dispatch', 'run', 'sweep'] as const satisfies QueueName[];
+export const queueNames = [
+  'instance',
+  'dispatch',
+  'run',
+  'fleet',
+  'sweep',
+  'money',
+  'reconcile',
+] as const satisfies QueueName[];
 
 /** Either the database or a transaction of it: a message sent in a transaction exists only if that commits. */
 export type Executor = Kysely<Tables> | Transaction<Tables>;

@@ -4,10 +4,12 @@ import type {
   InstancePhase,
   InstanceStatus,
   PhaseTime,
+  PastPrice,
   RentalStatus,
   TerminationReason,
   Trouble,
 } from '../instances/instance.ts';
+import type { MachineFailure } from '../instances/machines.ts';
 import type { Offer } from '../instances/provider.ts';
 import type { Requirements, RequestedRequirements } from '../instances/requirements.ts';
 import type {
@@ -50,8 +52,19 @@ export interface Tables {
   };
   jobs: JobsTable;
   attempts: AttemptsTable;
+  rental_costs: RentalCostsTable;
+  provider_credit: {
+    provider: string;
+    credit_usd: Optional<number>;
+    checked_at: ColumnType<Date, Date, Date>;
+  };
   slots: { instance_id: string; slot: number; job_id: Optional<string> };
   outputs: OutputsTable;
+  /** Rentals with our label that no record accounts for, from the first time that a list showed them. */
+  orphans: { provider_instance_id: string; label: string; first_seen_at: Date; last_seen_at: Date };
+  machines: MachinesTable;
+  /** Why the fleet rents no more for a demand. */
+  fleet_notes: { wish: string; note: string };
   job_events: {
     id: Generated<number>;
     job_id: string;
@@ -96,7 +109,15 @@ interface InstancesTable {
   wake: Defaulted<number>;
   next_step_at: Optional<Date>;
   api_key: Optional<string>;
+  /** The demand that the fleet rented it for; null when somebody asked for it. */
+  wish: Optional<string>;
+  /** Shared by the instances of which only the first to be ready is kept. */
+  race_id: Optional<string>;
+  /** How long it may have nothing to do, 0 for ever; null takes the setting. */
+  idle_minutes: Optional<number>;
   created_at: CreatedAt;
+  /** From then on it takes no more jobs, and ends; null for ever. */
+  expires_at: Optional<Date>;
   ready_at: Optional<Date>;
   terminated_at: Optional<Date>;
 }
@@ -110,6 +131,8 @@ interface RentalsTable {
   offer: JSONColumnType<Offer>;
   machine_id: string;
   price_per_hour_usd: number;
+  /** The prices before, the first one first. */
+  past_prices: DefaultedJson<PastPrice[]>;
   provider_instance_id: Optional<string>;
   secret: string;
   address_url: Optional<string>;
@@ -130,6 +153,45 @@ interface RentalsTable {
   ready_at: Optional<Date>;
   destroy_requested_at: Optional<Date>;
   gone_at: Optional<Date>;
+  /** When its costs were written for good: not before it was gone. */
+  recorded_at: Optional<Date>;
+  /** Until when the host lets the machine out; null while the provider has not said so. */
+  contract_ends_at: Optional<Date>;
+  /** After so many seconds without a heartbeat the machine destroys itself; null: it has no such switch. */
+  dead_man_seconds: Optional<number>;
+  /** When a heartbeat last reached it. */
+  heartbeat_at: Optional<Date>;
+}
+
+/** What is remembered of a physical machine, whoever rented it. */
+interface MachinesTable {
+  provider: string;
+  machine_id: string;
+  /** Rentals that became ready. */
+  successes: Defaulted<number>;
+  /** Rentals that failed through the machine's own fault. */
+  failures: Defaulted<number>;
+  failures_in_row: Defaulted<number>;
+  /** The newest first. */
+  last_reasons: DefaultedJson<MachineFailure[]>;
+  /** Not rented again before this. */
+  cooldown_until: Optional<Date>;
+  /** From the create call to ready; recent rentals count more. */
+  ready_seconds: Optional<number>;
+  /** At which its image arrived, at least. */
+  download_mbps: Optional<number>;
+  last_ready_at: Optional<Date>;
+  last_failed_at: Optional<Date>;
+}
+
+/** What a rental has cost on one day of UTC, in millionths of a dollar. */
+interface RentalCostsTable {
+  rental_id: string;
+  /** As `YYYY-MM-DD`. */
+  day: string;
+  gpu_micros: number;
+  storage_micros: number;
+  traffic_micros: number;
 }
 
 interface JobsTable {
@@ -152,6 +214,8 @@ interface JobsTable {
   attempt_id: Optional<string>;
   instance_id: Optional<string>;
   cancel_requested_at: Optional<Date>;
+  /** The same for workflows that differ in values only. */
+  workflow_shape: Optional<string>;
   api_key: Optional<string>;
   created_at: CreatedAt;
   queued_at: CreatedAt;
@@ -178,6 +242,9 @@ interface AttemptsTable {
   started_at: Optional<Date>;
   executed_at: Optional<Date>;
   ended_at: Optional<Date>;
+  /** The rental that it ran on, and what its files cost to move there and back; null until that was counted. */
+  rental_id: Optional<string>;
+  traffic_micros: Optional<number>;
 }
 
 interface OutputsTable {
@@ -197,5 +264,6 @@ export type InstanceRow = Selectable<InstancesTable>;
 export type RentalRow = Selectable<RentalsTable>;
 export type JobRow = Selectable<JobsTable>;
 export type AttemptRow = Selectable<AttemptsTable>;
+export type MachineRow = Selectable<MachinesTable>;
 export type OutputRow = Selectable<OutputsTable>;
 export type AssetRow = Selectable<Tables['assets']>;

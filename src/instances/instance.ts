@@ -38,9 +38,17 @@ export interface PhaseTime {
   endedAt: string | null;
 }
 
+/** A price that a rental once had. */
+export interface PastPrice {
+  pricePerHourUsd: number;
+  until: string;
+}
+
 /** Why an instance, or one rental of it, ended. */
 export const terminationReasons = {
   requested: 'You asked for it.',
+  idle: 'It had nothing to do for too long.',
+  lost_race: 'Another machine was ready before it.',
   no_offer: 'No offer satisfied the requirements in time.',
   rental_failed: 'Every rental that was tried failed.',
   renting_failed: 'The provider refused to rent.',
@@ -59,6 +67,12 @@ export const terminationReasons = {
   stopped_by_provider: 'The provider stopped the machine.',
   outbid: 'Somebody bid more for the machine.',
   lost: 'The provider no longer knows the machine.',
+  limit_reached: 'A spending limit is reached.',
+  lifetime_reached: 'It has reached the end of its lifetime.',
+  contract_ending: 'The host soon stops letting the machine out.',
+  price_raised: 'The host raised the price above the limit.',
+  heartbeat_lost: 'The machine does not take the sign of life without which it destroys itself.',
+  orphaned: 'It was found at the provider without a record.',
   insufficient_credit: 'The account at the provider lacks credit.',
   provider_refused_key: 'The provider does not accept the API key.',
   removed_from_settings: 'Its URL is no longer in COMFYUI_URLS.',

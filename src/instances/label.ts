@@ -15,6 +15,19 @@ export async function labelPrefix(
   return `${config.LABEL_PREFIX}.${config.DEPLOYMENT ?? (await keptName(db))}`;
 }
 
+/** The label of one rental of one instance. */
+export function labelOf(prefix: string, instanceId: string, number: number): string {
+  return `${prefix}.${instanceId}.${number}`;
+}
+
+/** The instance that a label of this deployment names; null for every other text. */
+export function instanceIdIn(prefix: string, label: string | null): string | null {
+  if (label === null || !label.startsWith(`${prefix}.`)) return null;
+  return (
+    /^([0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12})\.\d+$/.exec(label.slice(prefix.length + 1))?.[1] ?? null
+  );
+}
+
 async function keptName(db: Kysely<Tables>): Promise<string> {
   await db
     .insertInto('service_values')

@@ -45,6 +45,13 @@ export interface OfferSearch {
   rejected: RejectedOffer[];
 }
 
+/** When a machine destroys itself for want of a heartbeat, in whole seconds. */
+export interface DeadMan {
+  limitSeconds: number;
+  /** Until the first heartbeat, counted from the boot. */
+  firstSeconds: number;
+}
+
 export interface LaunchRequest {
   offer: Offer;
   /** Unique text by which the rental is recognised as ours, also when the answer is lost. */
@@ -52,6 +59,8 @@ export interface LaunchRequest {
   /** The machine's own secret: 43 characters of base64url. */
   secret: string;
   diskGb: number;
+  /** Null: it gets no such switch. */
+  deadMan: DeadMan | null;
 }
 
 export interface LaunchResult {
@@ -64,6 +73,9 @@ export interface ProviderInstance {
   label: string | null;
   machineId: string | null;
   pricePerHourUsd: number | null;
+  createdAt: Date | null;
+  /** When the host stops letting the machine out. */
+  endsAt: Date | null;
   condition: ProviderCondition;
   /** The provider's own words on the state, secrets removed, trimmed; null where it says nothing. */
   message: string | null;
@@ -109,6 +121,8 @@ export interface Provider {
   describe(providerInstanceId: string, signal?: AbortSignal): Promise<ProviderView>;
   /** All rentals of the account whose label starts with `prefix`, complete or a rejection; an empty list is a fact. */
   listByLabel(prefix: string, signal?: AbortSignal): Promise<ProviderInstance[]>;
+  /** All rentals of the account, those of others included; complete or a rejection. */
+  listAll(signal?: AbortSignal): Promise<ProviderInstance[]>;
   /** Asks for the end of the rental; resolving does not mean that it is gone. */
   terminate(providerInstanceId: string, signal?: AbortSignal): Promise<void>;
   /** The last lines of the machine's log, secrets removed. */

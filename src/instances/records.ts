@@ -1,5 +1,5 @@
 // Reading and writing the rows of instances and rentals: every write of a step is guarded, every change re-arms the next step.
-import type { Transaction, UpdateObject } from 'kysely';
+import { sql, type Transaction, type UpdateObject } from 'kysely';
 import type { Executor, Queues } from '../database/queues.ts';
 import type { InstanceRow, RentalRow, Tables } from '../database/tables.ts';
 import type { InstancePhase, PhaseTime } from './instance.ts';
@@ -62,6 +62,11 @@ export async function updateOwned(
     .where('wake', '=', instance.wake)
     .executeTakeFirst();
   return result.numUpdatedRows === 1n;
+}
+
+/** The condition under which a step may write to other rows of its instance on the way, outside of its last transaction. */
+export function stillOwned({ id, wake }: Pick<InstanceRow, 'id' | 'wake'>) {
+  return sql<boolean>`exists (select from instances where id = ${id} and wake = ${wake})`;
 }
 
 /** The columns that move an instance into a phase, with the time of the one before closed. */

@@ -62,7 +62,7 @@ export function instanceRoutes(instances: Instances, clock: Clock): FastifyPlugi
           body: instanceRequestSchema,
           response: {
             202: instanceSchema,
-            ...problems('provider_not_configured', 'limit_reached'),
+            ...problems('provider_not_configured', 'limit_reached', 'insufficient_credit'),
           },
         },
       },
@@ -70,6 +70,8 @@ export function instanceRoutes(instances: Instances, clock: Clock): FastifyPlugi
         const made = await instances.request({
           requirements: request.body.requirements,
           offerId: request.body.offerId,
+          idleMinutes: request.body.idleMinutes,
+          maxLifetimeHours: request.body.maxLifetimeHours,
           apiKey: request.apiKey,
         });
         return reply

@@ -3,7 +3,7 @@ import { z } from 'zod';
 import { time } from '../http/schemas.ts';
 import type { RentalRow } from '../database/tables.ts';
 import { parsePart } from '../http/validation.ts';
-import { rentalCostUsd, totalCostUsd } from './cost.ts';
+import { sumOf, totalCost, usdOf } from './cost.ts';
 import {
   instancePhases,
   instanceStatuses,
@@ -55,7 +55,20 @@ export const rankedOfferSchema = z
     ...offerFields,
     rank: z.int().min(1),
     expectedCostUsd: usd('Expected cost of booting and one hour of work'),
+    expectedParts: z
+      .object({
+        gpuUsd: usd('The GPU for an hour of work'),
+        bootUsd: usd('The GPU while the machine boots'),
+        storageUsd: usd('The disk, boot included'),
+        downloadUsd: usd('The traffic of the image'),
+        failuresUsd: usd('What tries that fail add, by its reliability and its past with this service'),
+      })
+      .describe('What the expected cost is made of'),
     expectedBootMinutes: z.number(),
+    measuredBootMinutes: z
+      .number()
+      .nullable()
+      .describe('How long this very machine took before; null when it never was ready for this service'),
     reasons: z.array(z.string()).describe('Why it stands where it stands'),
   })
   .meta({ id: 'Offer', description: 'A machine that can be rented now' });
@@ -111,6 +124,22 @@ export const instanceRequestSchema = z
       .regex(/^[\w-]{1,64}\.[\w-]{1,64}$/, 'an id from GET /offers')
       .optional()
       .describe('One certain machine from `GET /offers`; no other is tried when it fails'),
+    maxLifetimeHours: z
+      .number()
+      .min(0.01)
+      .max(8760)
+      .optional()
+      .describe(
+        'How long it may live, from now on; then it takes no more jobs and ends. The service has a limit of its own',
+      ),
+    idleMinutes: z
+      .number()
+      .min(0)
+      .max(10_080)
+      .optional()
+      .describe(
+        'How long it may have nothing to do before it is let go, in minutes; 0 keeps it. The service has a default',
+      ),
   })
   .refine(
     (body) =>
@@ -148,6 +177,9 @@ export const instanceSchema = z
   .object({
     id: z.uuid(),
     provider: z.enum(['vast', 'static']),
+    origin: z
+      .enum(['request', 'fleet', 'settings'])
+      .describe('Who wanted it: a caller, the fleet for waiting jobs, or COMFYUI_URLS'),
     status: z.enum(instanceStatuses),
     phase: z.enum(instancePhases).nullable().describe('What it is doing while it is not ready'),
     message: z
@@ -161,7 +193,7 @@ export const instanceSchema = z
     comfyuiVersion: z.string().nullable(),
     reachable: z.boolean().describe('Whether a ready instance answered its last check'),
     pricePerHourUsd: usd('Price per hour of the current rental').nullable(),
-    costUsd: usd('Cost of all its rentals so far'),
+    costUsd: usd('Cost of all its rentals so far, traffic excluded; `GET /costs` has the parts'),
     phases: z
       .array(
         z.object({
@@ -178,6 +210,7 @@ export const instanceSchema = z
     terminationReason: terminationReasonSchema.nullable(),
     terminationDetail: z.string().nullable(),
     createdAt: z.iso.datetime(),
+    expiresAt: time('When it takes no more jobs, and ends').nullable(),
     readyAt: z.iso.datetime().nullable(),
     terminatedAt: z.iso.datetime().nullable(),
   })
@@ -188,7 +221,16 @@ export function presentOffer(ranked: RankedOffer): z.output<typeof rankedOfferSc
     ...presentFields(ranked.offer),
     rank: ranked.rank,
     expectedCostUsd: round(ranked.expectedCostUsd),
+    expectedParts: {
+      gpuUsd: round(ranked.expectedParts.gpuUsd),
+      bootUsd: round(ranked.expectedParts.bootUsd),
+      storageUsd: round(ranked.expectedParts.storageUsd),
+      downloadUsd: round(ranked.expectedParts.downloadUsd),
+      failuresUsd: round(ranked.expectedParts.failuresUsd),
+    },
     expectedBootMinutes: Math.round(ranked.expectedBootMinutes * 10) / 10,
+    measuredBootMinutes:
+      ranked.measuredBootMinutes === null ? null : Math.round(ranked.measuredBootMinutes * 10) / 10,
     reasons: ranked.reasons,
   };
 }
@@ -205,6 +247,7 @@ export function presentInstance(
   return {
     id: instance.id,
     provider: instance.provider,
+    origin: instance.provider === 'static' ? 'settings' : instance.wish === null ? 'request' : 'fleet',
     status: instance.status,
     phase: instance.phase,
     message: instance.message,
@@ -215,13 +258,14 @@ export function presentInstance(
     comfyuiVersion: instance.comfyui_version,
     reachable: instance.status === 'ready' && instance.unreachable_since === null,
     pricePerHourUsd: current?.price_per_hour_usd ?? null,
-    costUsd: round(totalCostUsd(rentals, now)),
+    costUsd: usdOf(sumOf(totalCost(rentals, now))),
     phases: instance.phases.map((phase) => ({ ...phase, seconds: secondsOf(phase, now) })),
     rentals: rentals.map((rental) => presentRental(rental, now)),
     requirements: instance.requirements,
     terminationReason: instance.termination_reason ?? instance.pending_reason,
     terminationDetail: instance.termination_detail ?? instance.pending_detail,
     createdAt: instance.created_at.toISOString(),
+    expiresAt: instance.expires_at?.toISOString() ?? null,
     readyAt: instance.ready_at?.toISOString() ?? null,
     terminatedAt: instance.terminated_at?.toISOString() ?? null,
   };
@@ -235,7 +279,7 @@ function presentRental(rental: RentalRow, now: Date): z.output<typeof rentalSche
     providerInstanceId: rental.provider_instance_id,
     machineId: rental.machine_id,
     pricePerHourUsd: rental.price_per_hour_usd,
-    costUsd: round(rentalCostUsd(rental, now)),
+    costUsd: usdOf(sumOf(totalCost([rental], now))),
     createdAt: rental.created_at.toISOString(),
     readyAt: rental.ready_at?.toISOString() ?? null,
     goneAt: rental.gone_at?.toISOString() ?? null,

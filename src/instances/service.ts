@@ -1,15 +1,18 @@
 // Instances as the routes use them: every request writes its intention and a wake-up in one transaction.
-import { sql, type Kysely } from 'kysely';
+import type { Kysely } from 'kysely';
 import { v7 as uuid } from 'uuid';
 import type { Config } from '../config.ts';
 import type { Queues } from '../database/queues.ts';
 import type { InstanceRow, RentalRow, Tables } from '../database/tables.ts';
 import { ServiceError } from '../errors.ts';
-import { closeSlots } from '../jobs/placement.ts';
-import { instanceStatusesBefore, type InstanceStatus } from './instance.ts';
+import type { Clock } from '../support/clock.ts';
+import type { Budget } from './budget.ts';
+import { beginEnding } from './ending.ts';
+import type { InstanceStatus } from './instance.ts';
 import { ProviderError, type Provider, type RejectedOffer } from './provider.ts';
+import { recall, withoutCooling } from './machines.ts';
 import { rankOffers, type RankedOffer } from './ranking.ts';
-import { leavePhases, wakeInstance } from './records.ts';
+import { wakeInstance } from './records.ts';
 import {
   completeRequirements,
   requirementsSchema,
@@ -27,7 +30,13 @@ export interface InstanceRequest {
   requirements: RequestedRequirements | undefined;
   /** As `GET /offers` gave it. */
   offerId: string | undefined;
+  /** How long it may have nothing to do before it is let go, 0 for ever; the setting unless told. */
+  idleMinutes?: number | undefined;
+  /** How long it may live at most, within the limit of the settings. */
+  maxLifetimeHours?: number | undefined;
   apiKey: string | null;
+  /** Why the fleet rents it, and which others it races. */
+  fleet?: { wish: string; raceId: string | null };
 }
 
 export interface InstanceQuery {
@@ -54,11 +63,10 @@ interface Deps {
   db: Kysely<Tables>;
   queues: Queues;
   provider: Provider | null;
+  budget: Budget;
   config: Config;
+  clock: Clock;
 }
-
-/** One lock for all decisions on how many instances there may be, so that a burst of requests cannot pass the limit together. */
-const INSTANCE_LIMIT_LOCK = 0x636679;
 
 export function createInstances(deps: Deps): Instances {
   return {
@@ -72,11 +80,13 @@ export function createInstances(deps: Deps): Instances {
 
 async function searchOffers(deps: Deps, requested: RequestedRequirements) {
   try {
-    const found = await needProvider(deps).searchOffers(
+    const listed = await needProvider(deps).searchOffers(
       limited(deps, requested),
       AbortSignal.timeout(30_000),
     );
-    return { offers: rankOffers(found.offers), rejected: found.rejected };
+    const memory = await recall(deps.db, listed);
+    const found = withoutCooling(listed, memory, deps.clock.now());
+    return { offers: rankOffers(found.offers, memory), rejected: found.rejected };
   } catch (error) {
     throw error instanceof ProviderError ? toServiceError(error) : error;
   }
@@ -85,22 +95,15 @@ async function searchOffers(deps: Deps, requested: RequestedRequirements) {
 async function requestInstance(deps: Deps, request: InstanceRequest): Promise<InstanceWithRentals> {
   needProvider(deps);
   const id = uuid();
+  const now = deps.clock.now();
   await deps.db.transaction().execute(async (trx) => {
-    await sql`select pg_advisory_xact_lock(${INSTANCE_LIMIT_LOCK})`.execute(trx);
-    const { count } = await trx
-      .selectFrom('instances')
-      .select(({ fn }) => fn.countAll<number>().as('count'))
-      .where('provider', '=', 'vast')
-      .where('status', '<>', 'terminated')
-      .executeTakeFirstOrThrow();
-    if (count >= deps.config.MAX_INSTANCES) {
-      throw new ServiceError(
-        'limit_reached',
-        `${count} instances are rented or being rented, and MAX_INSTANCES is ${deps.config.MAX_INSTANCES}. End one, or raise the limit.`,
-        { extra: { limit: deps.config.MAX_INSTANCES, current: count } },
-      );
-    }
     const requirements = limited(deps, request.requirements ?? requirementsSchema.parse({}));
+    const expiresAt = deps.budget.expiryOf(request.maxLifetimeHours, now);
+    const { maxPricePerHourUsd } = requirements;
+    const obstacle = await deps.budget.admit(trx, { expiresAt, maxPricePerHourUsd });
+    if (obstacle !== null) {
+      throw new ServiceError(obstacle.reason, obstacle.detail, { extra: { ...obstacle.numbers } });
+    }
     await trx
       .insertInto('instances')
       .values({
@@ -110,6 +113,10 @@ async function requestInstance(deps: Deps, request: InstanceRequest): Promise<In
         requirements: JSON.stringify(requirements),
         wanted_offer_id: request.offerId ?? null,
         api_key: request.apiKey,
+        idle_minutes: request.idleMinutes ?? null,
+        expires_at: expiresAt,
+        wish: request.fleet?.wish ?? null,
+        race_id: request.fleet?.raceId ?? null,
       })
       .execute();
     await wakeInstance(trx, deps.queues, id);
@@ -178,28 +185,14 @@ async function endInstance(
         'This ComfyUI server was not rented. Remove its URL from COMFYUI_URLS to let it go.',
       );
     }
-    const to: InstanceStatus = drain && instance.status === 'ready' ? 'draining' : 'terminating';
-    if (!instanceStatusesBefore(to).includes(instance.status)) return;
-    await trx
-      .updateTable('instances')
-      .set({
-        status: to,
-        pending_reason: 'requested',
-        message: to === 'draining' ? 'Ends after its jobs.' : 'Ends now.',
-        ...leavePhases(instance, new Date()),
-      })
-      .where('id', '=', id)
-      .execute();
-    if (to === 'terminating') {
-      await closeSlots(
-        trx,
-        deps.queues,
-        id,
-        'Its instance was ended on request.',
-        deps.config.JOB_MAX_ATTEMPTS,
-      );
-    }
-    await wakeInstance(trx, deps.queues, id);
+    await beginEnding(trx, deps.queues, instance, {
+      drain,
+      reason: 'requested',
+      detail: null,
+      jobReason: 'Its instance was ended on request.',
+      maxAttempts: deps.config.JOB_MAX_ATTEMPTS,
+      now: new Date(),
+    });
   });
   return getInstance(deps.db, id);
 }
@@ -211,7 +204,8 @@ function limited({ config }: Deps, requested: RequestedRequirements): Requiremen
   });
 }
 
-function needProvider({ provider }: Deps): Provider {
+/** The provider, or the error that says what is missing. */
+export function needProvider({ provider }: Pick<Deps, 'provider'>): Provider {
   if (provider !== null) return provider;
   throw new ServiceError(
     'provider_not_configured',
@@ -219,7 +213,8 @@ function needProvider({ provider }: Deps): Provider {
   );
 }
 
-function toServiceError(error: ProviderError): ServiceError {
+/** What a caller is told of a provider that could not be used. */
+export function toServiceError(error: ProviderError): ServiceError {
   const options = { cause: error };
   switch (error.kind) {
     case 'unauthorized':

@@ -24,7 +24,7 @@ export async function dispatch({ db, queues, clock }: DispatchDeps): Promise<num
     for (const placement of matchJobs(jobs, instances)) {
       if (await place(trx, queues, placement, clock.now())) placed += 1;
     }
-    await explainWaiting(trx);
+    await explainWaiting(trx, clock.now());
     return placed;
   });
 }
@@ -55,19 +55,23 @@ async function lockFreeSlots(trx: Transaction<Tables>): Promise<FreeInstance[]> 
 }
 
 /**
- * The jobs that may be next, the first one first. A point of priority is worth a minute of waiting, so that nothing waits for ever.
- * The wait counts from the creation: a job that lost its instance does not go to the end. Of jobs that want the same, no more
+ * The order of queued jobs. A point of priority is worth a minute of waiting, so that nothing waits for ever. The wait counts from
+ * the creation: a job that lost its instance does not go to the end.
+ */
+export const queueRank = sql<number>`extract(epoch from created_at) - priority * 60`;
+
+/**
+ * The jobs that may be next, the first one first. Of jobs that want the same, no more
  * than `slots` can be placed, so no more are read; jobs that fit nowhere hide none that would.
  */
 async function nextJobs(trx: Transaction<Tables>, slots: number): Promise<WaitingJob[]> {
-  const rank = sql<number>`extract(epoch from created_at) - priority * 60`;
   const rows = await trx
     .selectFrom((from) =>
       from
         .selectFrom('jobs')
-        .select(['id', 'requirements', 'wanted_instance_id', 'instance_id', rank.as('rank')])
+        .select(['id', 'requirements', 'wanted_instance_id', 'instance_id', queueRank.as('rank')])
         .select(
-          sql<number>`row_number() over (partition by requirements, wanted_instance_id order by ${rank}, id)`.as(
+          sql<number>`row_number() over (partition by requirements, wanted_instance_id order by ${queueRank}, id)`.as(
             'place',
           ),
         )

@@ -18,6 +18,14 @@ export interface InstanceFacts {
   region: string | null;
 }
 
+/** An instance that may still be on its way. */
+export interface ExpectedFacts extends InstanceFacts {
+  /** Whether the facts are those of the machine that it is; otherwise no more is known than what was asked of it. */
+  machineKnown: boolean;
+  /** What its machine will satisfy; null where nothing was asked. */
+  requirements: RequestedRequirements | null;
+}
+
 export interface FreeInstance extends InstanceFacts {
   freeSlots: number[];
 }
@@ -67,6 +75,25 @@ export function fits(
     (instance.gpuCount ?? 1) >= wanted.gpuCount &&
     (instance.vramGb ?? 0) >= wanted.minVramGb
   );
+}
+
+/** Whether an instance surely satisfies requirements once it is ready, whatever machine it becomes. */
+export function willFit(wanted: RequestedRequirements | null, instance: ExpectedFacts): boolean {
+  if (wanted === null) return true;
+  if (instance.machineKnown) return fits({ requirements: wanted, wantedInstanceId: null }, instance);
+  const asked = instance.requirements;
+  return (
+    asked !== null &&
+    isWithin(asked.gpuNames, wanted.gpuNames) &&
+    isWithin(asked.regions, wanted.regions) &&
+    asked.gpuCount >= wanted.gpuCount &&
+    asked.minVramGb >= wanted.minVramGb
+  );
+}
+
+/** Whether all that `asked` accepts is accepted; an empty list accepts everything. */
+function isWithin(asked: readonly string[], accepted: readonly string[]): boolean {
+  return accepted.length === 0 || (asked.length > 0 && asked.every((name) => accepted.includes(name)));
 }
 
 function isOneOf(accepted: readonly string[], fact: string | null): boolean {

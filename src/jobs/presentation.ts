@@ -1,6 +1,7 @@
 // Rows of jobs turned into what the API shows.
 import type { z } from 'zod';
 import type { AttemptRow, JobRow } from '../database/tables.ts';
+import type { JobCost } from './cost.ts';
 import { isFinal } from './job.ts';
 import { outputUrl } from './output.ts';
 import type { jobSchema, jobSummarySchema, outputSchema } from './schemas.ts';
@@ -25,7 +26,11 @@ export function presentSummary(job: JobSummaryRow): z.output<typeof jobSummarySc
   };
 }
 
-export function presentJob({ job, attempts, outputs }: JobDetails, now: Date): JobView {
+export function presentJob(
+  { job, attempts, outputs }: JobDetails,
+  now: Date,
+  cost: JobCost | null = null,
+): JobView {
   return {
     ...presentSummary(job),
     wantedInstanceId: job.wanted_instance_id,
@@ -35,6 +40,7 @@ export function presentJob({ job, attempts, outputs }: JobDetails, now: Date): J
     attempts: attempts.map(presentAttempt),
     outputs: outputs.map((output) => presentOutput(job.id, output)),
     timings: timingsOf(job, attempts.at(-1), now),
+    cost,
     urls: {
       self: `/jobs/${job.id}`,
       events: `/jobs/${job.id}/events`,

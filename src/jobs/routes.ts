@@ -11,7 +11,8 @@ import { idParamsSchema, pageOf } from '../http/schemas.ts';
 import { systemClock, type Clock } from '../support/clock.ts';
 import { readJobForm } from './form.ts';
 import { presentJob, presentSummary } from './presentation.ts';
-import type { StoredOutput } from './records.ts';
+import type { JobCost } from './cost.ts';
+import type { JobDetails, StoredOutput } from './records.ts';
 import {
   jobQuerySchema,
   jobRequestSchema,
@@ -24,11 +25,22 @@ import type { JobService } from './service.ts';
 export interface JobRoutesDeps {
   jobs: JobService;
   assets: Assets;
+  /** What a job has cost until now; nothing is shown without it. */
+  costOf?: (jobId: string, now: Date) => Promise<JobCost | null>;
   clock?: Clock;
 }
 
 /** Needs @fastify/multipart. */
-export function jobRoutes({ jobs, assets, clock = systemClock }: JobRoutesDeps): FastifyPluginAsyncZod {
+export function jobRoutes({
+  jobs,
+  assets,
+  costOf = async () => null,
+  clock = systemClock,
+}: JobRoutesDeps): FastifyPluginAsyncZod {
+  const present = async (details: JobDetails) => {
+    const now = clock.now();
+    return presentJob(details, now, await costOf(details.job.id, now));
+  };
   return async (app) => {
     app.post('/jobs', { schema: createSchema, preValidation: formAsBody(assets) }, async (request, reply) => {
       const created = await jobs.create({ ...request.body, apiKey: request.apiKey });
@@ -45,11 +57,11 @@ export function jobRoutes({ jobs, assets, clock = systemClock }: JobRoutesDeps):
     });
 
     app.get('/jobs/:id', { schema: getSchema }, async (request) =>
-      presentJob(await jobs.get(request.params.id), clock.now()),
+      present(await jobs.get(request.params.id)),
     );
 
     app.post('/jobs/:id/cancel', { schema: cancelSchema }, async (request) =>
-      presentJob(await jobs.cancel(request.params.id), clock.now()),
+      present(await jobs.cancel(request.params.id)),
     );
 
     app.get('/jobs/:id/events', { schema: eventsSchema, exposeHeadRoute: false }, async (request, reply) => {

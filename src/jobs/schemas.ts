@@ -3,6 +3,7 @@ import { z } from 'zod';
 import { assetIdSchema } from '../assets/asset.ts';
 import { pageQuerySchema, time } from '../http/schemas.ts';
 import { requirementsSchema } from '../instances/requirements.ts';
+import { jobCostSchema } from './cost.ts';
 import { attemptStatuses, jobErrorCodes, jobStatuses, outputKinds } from './job.ts';
 
 const milliseconds = (description: string) => z.int().nullable().describe(description);
@@ -68,7 +69,9 @@ export const jobRequestSchema = z
     instanceId: z.uuid().optional().describe('Run on this very instance, and on no other'),
     requirements: requirementsSchema
       .optional()
-      .describe('What the instance must satisfy; absent accepts every instance. The price is not looked at.'),
+      .describe(
+        'What the instance must satisfy; absent accepts every instance. The price counts only where one is rented for the job.',
+      ),
     priority: z
       .int()
       .min(-100)
@@ -211,6 +214,7 @@ export const jobSchema = z
         totalMs: milliseconds('From acceptance to the final status, or until now'),
       })
       .describe('In milliseconds, of the current or last attempt; null where it has not come to that'),
+    cost: jobCostSchema.nullable().describe('What it has cost so far; null when nothing was rented for it'),
     urls: z.object({ self: z.string(), events: z.string(), cancel: z.string() }),
   })
   .meta({ id: 'Job', description: 'One execution of one workflow' });

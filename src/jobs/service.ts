@@ -19,6 +19,7 @@ import {
   type StoredOutput,
 } from './records.ts';
 import type { JobRequestBody } from './schemas.ts';
+import { workflowShape } from './shape.ts';
 import { streamEvents } from './stream.ts';
 import { applyInputs, checkWorkflow } from './workflow.ts';
 
@@ -90,6 +91,8 @@ async function checkInstance(trx: Transaction<Tables>, instanceId: string): Prom
     .selectFrom('instances')
     .select('status')
     .where('id', '=', instanceId)
+    // Whoever ends it at this moment sees the job, or is seen by it.
+    .forKeyShare()
     .executeTakeFirst();
   const options = { field: 'instanceId' };
   if (instance === undefined) {
@@ -123,6 +126,7 @@ async function insertJob(
       metadata: JSON.stringify(request.metadata),
       time_limit_ms: Math.ceil((request.timeLimitSeconds ?? config.JOB_TIME_LIMIT_SECONDS) * 1000),
       wait_limit_ms: Math.ceil((request.waitLimitSeconds ?? config.JOB_WAIT_LIMIT_SECONDS) * 1000),
+      workflow_shape: workflowShape(workflow),
       api_key: request.apiKey,
       created_at: now,
       queued_at: now,

@@ -36,8 +36,11 @@ export async function claimSubmit(run: Run, session: ComfySession): Promise<bool
 /** Sends the prompt. When it returns, the prompt is on the instance and the record says so. */
 export async function submit(run: Run, session: ComfySession, workflow: Workflow): Promise<void> {
   const { attemptId: promptId } = run.ref;
-  const { clientId } = run.state;
+  const { clientId, submittedAt } = run.state;
   if (clientId === null) throw new AttemptTaken();
+  // A process that stood still since it set the mark may have been given up, and the prompt sent by another.
+  const ageMs = run.deps.clock.now().getTime() - (submittedAt?.getTime() ?? 0);
+  if (ageMs >= run.timing.settleMs / 2) return settle(run, session.client);
   try {
     const { nodeErrors } = await session.client.submit({ promptId, clientId, workflow }, run.signal);
     if (Object.keys(nodeErrors).length > 0) throw await refuseParts(run, session.client, nodeErrors);

@@ -1,29 +1,31 @@
 // What queued jobs wait for, in words.
 import { sql, type Transaction } from 'kysely';
-import type { InstancePhase, InstanceStatus } from '../instances/instance.ts';
-import type { RequestedRequirements } from '../instances/requirements.ts';
+import { instancePhases, type InstancePhase, type InstanceStatus } from '../instances/instance.ts';
 import type { Tables } from '../database/tables.ts';
 import { announceJob } from './events.ts';
-import { fits, type InstanceFacts, type WaitingJob } from './matching.ts';
+import { expectedFacts, factColumns } from './facts.ts';
+import { fits, willFit, type ExpectedFacts, type WaitingJob } from './matching.ts';
 
-export interface LiveInstance extends InstanceFacts {
+export interface LiveInstance extends ExpectedFacts {
   status: InstanceStatus;
   phase: InstancePhase | null;
+  phaseStartedAt: Date | null;
   reachable: boolean;
 }
 
 /** Writes to every queued job what it waits for, where that has changed. Jobs that want the same wait for the same. */
-export async function explainWaiting(trx: Transaction<Tables>): Promise<void> {
+export async function explainWaiting(trx: Transaction<Tables>, now: Date): Promise<void> {
   const wishes = await trx
     .selectFrom('jobs')
-    .select(['requirements', 'wanted_instance_id'])
+    .leftJoin('fleet_notes', (join) => join.on('fleet_notes.wish', '=', wishOf))
+    .select(['requirements', 'wanted_instance_id', 'note'])
     .distinct()
     .where('status', '=', 'queued')
     .execute();
   if (wishes.length === 0) return;
   const instances = await liveInstances(trx);
-  for (const { requirements, wanted_instance_id: wantedInstanceId } of wishes) {
-    const text = waitingText({ requirements, wantedInstanceId }, instances);
+  for (const { requirements, wanted_instance_id: wantedInstanceId, note } of wishes) {
+    const text = waitingText({ requirements, wantedInstanceId }, instances, { note, now });
     const json = requirements === null ? null : JSON.stringify(requirements);
     const changed = await trx
       .updateTable('jobs')
@@ -38,61 +40,79 @@ export async function explainWaiting(trx: Transaction<Tables>): Promise<void> {
   }
 }
 
-/** What jobs with these wishes wait for. */
+/** What jobs with these wishes wait for. `note` is why the fleet rents no more for them. */
 export function waitingText(
   wishes: Pick<WaitingJob, 'requirements' | 'wantedInstanceId'>,
   instances: readonly LiveInstance[],
+  { note, now }: { note: string | null; now: Date },
 ): string {
   const wanted = wishes.wantedInstanceId;
   if (wanted !== null && !instances.some(({ id }) => id === wanted)) {
     return `Instance ${wanted}, which the job asked for, has ended.`;
   }
-  const ready = instances.filter(({ status }) => status === 'ready');
-  const fitting = ready.filter((instance) => fits(wishes, instance));
-  if (fitting.some(({ reachable }) => reachable)) return 'Every ready instance that fits is busy.';
-  if (fitting.length > 0) return 'The instance that fits does not answer at the moment.';
-  const coming = instances.find(
-    (instance) =>
-      (instance.status === 'requested' || instance.status === 'provisioning') && mayFit(wishes, instance),
-  );
-  if (coming !== undefined) {
-    return `An instance is being prepared${coming.phase === null ? '' : `: ${coming.phase}`}.`;
-  }
+  const remark = wanted !== null || note === null ? '' : ` ${note}`;
+  const fitting = instances.filter((instance) => instance.status === 'ready' && fits(wishes, instance));
+  if (fitting.some(({ reachable }) => reachable)) return `Every ready instance that fits is busy.${remark}`;
+  if (fitting.length > 0) return `The instance that fits does not answer at the moment.${remark}`;
+  const [coming] = instances
+    .filter((instance) => isComing(instance) && mayServe(wishes, instance))
+    .toSorted((a, b) => progressOf(b) - progressOf(a));
+  if (coming !== undefined) return comingText(coming, now);
   if (wanted !== null)
     return `Instance ${wanted}, which the job asked for, does not satisfy its requirements.`;
-  return 'No ready instance satisfies the requirements. Rent one with POST /instances.';
+  return `No ready instance satisfies the requirements.${remark}`;
 }
 
-/** Whether an instance that is not ready yet may fit: what is not known about it does not speak against it. */
-function mayFit(
-  wishes: Pick<WaitingJob, 'requirements' | 'wantedInstanceId'>,
-  instance: InstanceFacts,
-): boolean {
-  const wanted: RequestedRequirements | null = wishes.requirements;
-  return fits(wishes, {
-    id: instance.id,
-    gpuName: instance.gpuName ?? wanted?.gpuNames[0] ?? null,
-    gpuCount: instance.gpuCount ?? wanted?.gpuCount ?? null,
-    vramGb: instance.vramGb ?? wanted?.minVramGb ?? null,
-    region: instance.region ?? wanted?.regions[0] ?? null,
-  });
+/** How the fleet names jobs that want the same: by their requirements as the database writes them. */
+export const wishOf = sql<string>`coalesce(jobs.requirements::text, 'null')`;
+
+const phaseTexts: Record<InstancePhase, string> = {
+  searching: 'The service looks for a machine to rent',
+  renting: 'A machine is being rented',
+  loading: 'The machine loads its image',
+  starting: 'ComfyUI starts on the machine',
+};
+
+function isComing({ status }: LiveInstance): boolean {
+  return status === 'requested' || status === 'provisioning';
 }
+
+/** What a machine that is not known yet will be does not speak against an instance that the job asked for. */
+function mayServe(
+  { requirements, wantedInstanceId }: Pick<WaitingJob, 'requirements' | 'wantedInstanceId'>,
+  instance: LiveInstance,
+): boolean {
+  if (wantedInstanceId === null) return willFit(requirements, instance);
+  return (
+    wantedInstanceId === instance.id &&
+    (!instance.machineKnown || fits({ requirements, wantedInstanceId }, instance))
+  );
+}
+
+function progressOf({ phase }: LiveInstance): number {
+  return phase === null ? -1 : instancePhases.indexOf(phase);
+}
+
+function comingText({ phase, phaseStartedAt }: LiveInstance, now: Date): string {
+  if (phase === null) return 'An instance has been asked for.';
+  const minutes = Math.floor((now.getTime() - (phaseStartedAt ?? now).getTime()) / 60_000);
+  return `${phaseTexts[phase]}${minutes < 1 ? '' : ` (${minutes} min)`}.`;
+}
+
+const liveColumns = [...factColumns, 'phase_started_at', 'unreachable_since'] as const;
 
 async function liveInstances(trx: Transaction<Tables>): Promise<LiveInstance[]> {
   const rows = await trx
     .selectFrom('instances')
-    .select(['id', 'status', 'phase', 'gpu_name', 'gpu_count', 'vram_gb', 'region', 'unreachable_since'])
+    .select(liveColumns)
     .where('status', 'in', ['requested', 'provisioning', 'ready'])
     .orderBy('id')
     .execute();
   return rows.map((row) => ({
-    id: row.id,
+    ...expectedFacts(row),
     status: row.status,
     phase: row.phase,
-    gpuName: row.gpu_name,
-    gpuCount: row.gpu_count,
-    vramGb: row.vram_gb,
-    region: row.region,
+    phaseStartedAt: row.phase_started_at,
     reachable: row.unreachable_since === null,
   }));
 }

@@ -1,7 +1,7 @@
 // vast.ai as a provider of machines.
 import type { BaseLogger } from 'pino';
 import type { Config } from '../config.ts';
-import type { Provider } from '../instances/provider.ts';
+import type { Provider, ProviderInstance } from '../instances/provider.ts';
 import { ProviderError } from '../instances/provider.ts';
 import { createVastClient } from './client.ts';
 import type { Intervals } from './endpoints.ts';
@@ -60,6 +60,10 @@ export function createVastProvider({
     },
   });
 
+  async function listAll(signal?: AbortSignal): Promise<ProviderInstance[]> {
+    return (await client.list(() => ({}), until(signal))).map(view);
+  }
+
   return {
     name: 'vast',
 
@@ -80,9 +84,10 @@ export function createVastProvider({
       return row === null ? { kind: 'absent' } : { kind: 'present', instance: view(row) };
     },
 
+    listAll,
+
     async listByLabel(prefix, signal) {
-      const rows = await client.list(() => ({}), until(signal));
-      return rows.filter((row) => row.label?.startsWith(prefix) === true).map(view);
+      return (await listAll(signal)).filter(({ label }) => label?.startsWith(prefix) === true);
     },
 
     terminate: (providerInstanceId, signal) => client.destroy(providerInstanceId, until(signal)),

@@ -1,5 +1,6 @@
 // What we ask vast.ai to run: the body of a create, by which ComfyUI comes up behind the image's own login.
 import type { Config } from '../config.ts';
+import { withDeadManSwitch } from './dead-man-script.ts';
 import type { LaunchRequest } from '../instances/provider.ts';
 
 export type RecipeConfig = Pick<
@@ -14,6 +15,7 @@ export type RecipeConfig = Pick<
   | 'VAST_HTTPS'
   | 'VAST_COMFYUI_ARGS'
   | 'VAST_PROVISIONING_SCRIPT'
+  | 'VAST_API_URL'
 >;
 
 export interface CreateBody {
@@ -32,7 +34,7 @@ export interface CreateBody {
 
 export function createBody(config: RecipeConfig, request: LaunchRequest): CreateBody {
   const isOwnImage = config.VAST_IMAGE_KIND === 'vast';
-  const start = isOwnImage ? 'entrypoint.sh' : 'init.sh';
+  const start = isOwnImage ? withDeadManSwitch('entrypoint.sh', config, request.deadMan) : 'init.sh';
   return {
     client_id: 'me',
     image: imageFor(config, request.offer.cudaVersion),

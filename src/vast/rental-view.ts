@@ -22,6 +22,8 @@ export function rentalView(row: InstanceRow, rules: AddressRules): ProviderInsta
     label: row.label,
     machineId: row.machine_id,
     pricePerHourUsd: row.dph_total,
+    createdAt: dateOf(row.start_date),
+    endsAt: dateOf(row.end_date),
     condition: conditionOf(row, rules),
     message: briefText(row.status_msg, credentialsIn(row)),
   };
@@ -53,6 +55,11 @@ function conditionOf(row: InstanceRow, rules: AddressRules): ProviderCondition {
   if (status === 'stopped' || status === 'frozen') return failed('stopped_by_provider');
   if (status === 'running') return { kind: 'running', address: addressOf(row, rules) };
   return { kind: 'loading' };
+}
+
+function dateOf(seconds: number | null): Date | null {
+  const date = new Date((seconds ?? Number.NaN) * 1000);
+  return Number.isNaN(date.getTime()) ? null : date;
 }
 
 function failed(reason: ProviderFailure): ProviderCondition {

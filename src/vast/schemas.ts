@@ -76,6 +76,9 @@ export const instanceRowSchema = z.object({
   /** Docker's map of ports, although vast.ai's OpenAPI calls it an array of numbers; checked where it is used. */
   ports: z.unknown().optional(),
   dph_total: number(),
+  /** Seconds since 1970. */
+  start_date: number(),
+  end_date: number(),
   jupyter_token: text(),
   /** Pairs of name and value today, an object in old data. */
   extra_env: z.unknown().optional(),

@@ -216,7 +216,8 @@ describe('renting an instance', () => {
     ['offline', 'offline'],
     ['exited', 'exited'],
     ['unknown', 'unknown_to_provider'],
-    ['outbid', 'stopped_by_provider'],
+    ['outbid', 'outbid'],
+    ['contract-ended', 'stopped_by_provider'],
   ] as const)('ends a ready instance that is %s, with the reason', async (mishap, reason) => {
     await start();
     const { id } = await rent();
@@ -254,7 +255,7 @@ describe('requests for instances', () => {
     const answers = await Promise.all(
       Array.from({ length: 6 }, () => service.call<Problem>('/instances', { method: 'POST', json: {} })),
     );
-    const statuses = answers.map(({ status }) => status).sort();
+    const statuses = answers.map(({ status }) => status).toSorted((a, b) => a - b);
     expect(statuses).toEqual([202, 202, 402, 402, 402, 402]);
     expect(answers.find(({ status }) => status === 402)?.body.code).toBe('limit_reached');
   });

@@ -112,11 +112,11 @@ describe('the dispatch', () => {
   it('says what a job waits for', async () => {
     const id = await bench.submit(emptyImage, { requirements: { gpuNames: ['L40S'] } });
     await bench.dispatch();
-    expect((await bench.job(id)).waitingFor).toContain('Rent one with POST /instances');
+    expect((await bench.job(id)).waitingFor).toBe('No ready instance satisfies the requirements.');
     const coming = await bench.addInstance({ gpuName: 'L40S' });
     await setInstance(coming, { status: 'provisioning', phase: 'loading' });
     await bench.dispatch();
-    expect((await bench.job(id)).waitingFor).toBe('An instance is being prepared: loading.');
+    expect((await bench.job(id)).waitingFor).toBe('The machine loads its image.');
   });
 
   it('writes what a job waits for only when it changes', async () => {
@@ -249,7 +249,7 @@ describe('the sweep', () => {
     await sweepJobs(bench.deps);
     expect(await bench.job(late)).toMatchObject({
       status: 'expired',
-      error: { code: 'wait_limit', detail: expect.stringContaining('POST /instances') },
+      error: { code: 'wait_limit', detail: expect.stringContaining('No ready instance') },
     });
     expect(await statusOf(patient)).toBe('queued');
   });

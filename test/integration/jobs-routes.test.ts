@@ -306,7 +306,7 @@ describe('GET /jobs/:id/events', () => {
     await bench.dispatch();
     expect(await stream.next()).toMatchObject({
       type: 'status',
-      data: { status: 'queued', waitingFor: expect.stringContaining('Rent one') },
+      data: { status: 'queued', waitingFor: expect.stringContaining('No ready instance') },
       id: null,
     });
     await bench.jobs.cancel(id);

@@ -110,6 +110,7 @@ const request: LaunchRequest = {
   label: 'cfy.test.1',
   secret,
   diskGb: 80,
+  deadMan: null,
 };
 
 const instance = (id: number, more: object = {}) => ({ id, label: `cfy.test.${id}`, ...more });

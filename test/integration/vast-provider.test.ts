@@ -67,7 +67,7 @@ async function offerOf(provider: Provider, wanted: object = {}): Promise<Offer> 
 
 async function requestOf(provider: Provider, label = 'cfy.test.one'): Promise<LaunchRequest> {
   const secret = randomBytes(32).toString('base64url');
-  return { offer: await offerOf(provider), label, secret, diskGb: 80 };
+  return { offer: await offerOf(provider), label, secret, diskGb: 80, deadMan: null };
 }
 
 async function launched(provider: Provider, label?: string): Promise<string> {
@@ -206,8 +206,8 @@ describe("a rental's life", () => {
     ['exited', 'exited'],
     ['offline', 'offline'],
     ['unknown', 'unknown_to_provider'],
-    // We rent on demand, so nobody can outbid us: vast.ai stopped it.
-    ['outbid', 'stopped_by_provider'],
+    ['outbid', 'outbid'],
+    ['contract-ended', 'stopped_by_provider'],
   ] as const)('fails as %s', async (fate, reason) => {
     const env = fate === 'pull-error' ? { VAST_IMAGE: 'nobody/nothing' } : {};
     const { provider } = await start({ knobs: { fates: [fate] }, env });

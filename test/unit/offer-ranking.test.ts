@@ -1,32 +1,7 @@
 // The order in which offers are taken, and the ids under which callers know them.
 import { describe, expect, it } from 'vitest';
-import type { Offer } from '../../src/instances/provider.ts';
 import { findOffer, publicOfferId, rankOffers } from '../../src/instances/ranking.ts';
-
-function offer(change: Partial<Offer>): Offer {
-  return {
-    offerId: '1',
-    machineId: 'm1',
-    gpuName: 'RTX 4090',
-    gpuCount: 1,
-    vramGb: 24,
-    ramGb: 64,
-    cpuCores: 16,
-    diskGb: 80,
-    region: 'US',
-    reliability: 0.99,
-    downloadMbps: 1000,
-    uploadMbps: 500,
-    cudaVersion: 12.8,
-    verified: true,
-    pricePerHourUsd: 0.4,
-    storagePricePerHourUsd: 0.02,
-    downloadPricePerGbUsd: 0.002,
-    uploadPricePerGbUsd: 0.002,
-    remainingSeconds: 1_000_000,
-    ...change,
-  };
-}
+import { offer } from '../support/offers.ts';
 
 describe('offers', () => {
   it('are ranked by what the first hour of work costs, not by price alone', () => {
@@ -53,6 +28,17 @@ describe('offers', () => {
     const metered = offer({ machineId: 'metered', downloadPricePerGbUsd: 0.05 });
     const good = offer({ machineId: 'good' });
     expect(rankOffers([shaky, metered, good])[0]?.offer.machineId).toBe('good');
+  });
+
+  it('show the parts of the expected cost, which add up to it', () => {
+    const [ranked] = rankOffers([offer({ downloadPricePerGbUsd: 0.01, reliability: 0.9 })]);
+    if (ranked === undefined) throw new Error('There is no offer.');
+    const { gpuUsd, bootUsd, storageUsd, downloadUsd, failuresUsd } = ranked.expectedParts;
+    expect(gpuUsd).toBeCloseTo(0.38, 9);
+    expect(downloadUsd).toBeCloseTo(0.095, 9);
+    expect(Math.min(bootUsd, storageUsd, failuresUsd)).toBeGreaterThan(0);
+    const sum = gpuUsd + bootUsd + storageUsd + downloadUsd + failuresUsd;
+    expect(sum).toBeCloseTo(ranked.expectedCostUsd, 9);
   });
 
   it('say why they stand where they stand', () => {

@@ -34,6 +34,7 @@ function bodyWith(env: Record<string, string> = {}, changed: Partial<Offer> = {}
     label: 'cfy.prod.0198',
     secret,
     diskGb: 80,
+    deadMan: null,
   };
   return createBody(loadConfig(env), request);
 }
@@ -137,4 +138,28 @@ it.each([
   ['latest', 0],
 ])('the tag %s needs a driver of at least CUDA %i', (VAST_IMAGE_TAG, min) => {
   expect(minCudaOf({ VAST_IMAGE_TAG })).toBe(min);
+});
+
+describe('the dead-man switch in the start script', () => {
+  const deadMan = { limitSeconds: 1800, firstSeconds: 3000 };
+  const start = (env: Record<string, string>) =>
+    createBody(loadConfig(env), { offer, label: 'cfy.prod.0198', secret, diskGb: 80, deadMan }).onstart ?? '';
+
+  it('runs before the image, reads the heartbeat on loopback and knows no secret of ours', () => {
+    const script = start({ VAST_COMFYUI_INTERNAL_PORT: '18188', VASTAI_API_KEY: 'account-key' });
+    expect(script).toMatch(/^# dead-man-switch limit=1800 first=3000 port=18188 heartbeat=/);
+    expect(script).toMatch(/&\nentrypoint\.sh$/);
+    expect(script).toContain('http://127.0.0.1:18188/view?');
+    expect(script).not.toContain(secret);
+    expect(script).not.toContain('account-key');
+  });
+
+  it('leaves more than half of the 4048 characters that vast.ai takes', () => {
+    expect(start({}).length).toBeLessThan(2024);
+  });
+
+  it('is left out where it cannot run', () => {
+    expect(start({ VAST_IMAGE_KIND: 'ai-dock' })).toBe('init.sh');
+    expect(start({ VAST_RUNTYPE: 'args' })).toBe('');
+  });
 });

@@ -1,20 +1,32 @@
 // Checking a ready instance: does the provider still show it, does ComfyUI still answer.
-import { openLink } from '../../comfyui/link.ts';
+import { openLink, type Link } from '../../comfyui/link.ts';
 import { probe, type Probe } from '../../comfyui/probe.ts';
+import type { TerminationReason } from '../instance.ts';
 import type { InstanceUpdate } from '../records.ts';
 import { linkTarget } from '../target.ts';
-import { addressUrl, viewRental } from './load.ts';
+import { keepAlive } from './heartbeat.ts';
+import { addressUrl, NO_WORDS, noteAbsence, raisedPrice, viewRental } from './load.ts';
 import { describeProbe } from './start.ts';
-import { endInstance, finish, noteTrouble, type Step } from './step.ts';
+import { drainInstance, endInstance, finish, type Step } from './step.ts';
 
 /** A machine that does not answer is looked at more often than one that does. */
 const SUSPECT_CHECK_MS = 5000;
+/** Machines are rented that are let out for a day more, so nothing near that may count as soon. */
+const LONGEST_CONTRACT_MARGIN_MS = 6 * 3_600_000;
 
-export async function check(step: Step): Promise<void> {
+interface Manner {
+  /** What the caller sees of an instance that is well; what ComfyUI says of itself unless given. */
+  message?: string;
+  /** When it is looked at again. */
+  everyMs?: number;
+}
+
+/** One look at an instance that is ready, or that still has jobs while it drains. */
+export async function check(step: Step, manner: Manner = {}): Promise<void> {
   if (step.rental !== null && (await checkRental({ ...step, rental: step.rental }))) return;
   const link = openLink(linkTarget(step.instance, step.rental, step.deps.config));
   try {
-    await judge(step, await probe(link, step.signal));
+    await judge(step, link, await probe(link, step.signal), manner);
   } finally {
     await link.close();
   }
@@ -24,11 +36,20 @@ export async function check(step: Step): Promise<void> {
 async function checkRental(step: Step & { rental: NonNullable<Step['rental']> }): Promise<boolean> {
   const view = await viewRental(step);
   if (view === 'absent') {
-    await noteTrouble(step, 'absent', 'lost', 'The provider does not show the machine any more.');
+    await noteAbsence(step);
     return true;
   }
   if (view.condition.kind === 'failed') {
-    await endInstance(step, view.condition.reason, view.message ?? '');
+    await endInstance(step, view.condition.reason, view.message ?? NO_WORDS);
+    return true;
+  }
+  const raise = raisedPrice(step, view);
+  if (raise !== null && step.instance.status === 'ready') {
+    await drainInstance(step, 'price_raised', raise);
+    return true;
+  }
+  if (endsSoon(step, view.endsAt) && step.instance.status === 'ready') {
+    await drainInstance(step, 'contract_ending', `Its contract ends at ${view.endsAt?.toISOString()}.`);
     return true;
   }
   const address = view.condition.kind === 'running' ? view.condition.address : null;
@@ -44,12 +65,21 @@ async function checkRental(step: Step & { rental: NonNullable<Step['rental']> })
   return true;
 }
 
-async function judge(step: Step, seen: Probe): Promise<void> {
+/** Whether the host lets the machine out for no longer than a job may take. */
+function endsSoon({ deps, now }: Step, endsAt: Date | null): boolean {
+  const jobMs = Math.min(deps.config.JOB_TIME_LIMIT_SECONDS * 1000, LONGEST_CONTRACT_MARGIN_MS);
+  return endsAt !== null && endsAt.getTime() - now.getTime() < jobMs;
+}
+
+async function judge(step: Step, link: Link, seen: Probe, manner: Manner): Promise<void> {
   const { deps, instance, now } = step;
-  const checkMs = deps.config.INSTANCE_CHECK_SECONDS * 1000;
+  const checkMs = manner.everyMs ?? deps.config.INSTANCE_CHECK_SECONDS * 1000;
   if (seen.kind === 'ready') {
+    const pulse = await keepAlive(step, link);
+    if (pulse === 'hopeless' && instance.status === 'ready')
+      return drainInstance(step, 'heartbeat_lost', 'ComfyUI answers, but takes no files.');
     const update: InstanceUpdate = {
-      message: describeProbe(seen),
+      message: manner.message ?? describeProbe(seen),
       unreachable_since: null,
       comfyui_version: seen.version,
     };
@@ -66,8 +96,13 @@ async function judge(step: Step, seen: Probe): Promise<void> {
   const since = instance.unreachable_since ?? now;
   const lasted = now.getTime() - since.getTime();
   if (instance.provider !== 'static' && lasted >= deps.config.UNREACHABLE_TIMEOUT_SECONDS * 1000) {
-    return endInstance(step, 'unreachable', describeProbe(seen));
+    return endInstance(step, reasonBehind(seen), describeProbe(seen));
   }
   const update: InstanceUpdate = { message: describeProbe(seen), unreachable_since: since };
   await finish(step, update, Math.min(checkMs, SUSPECT_CHECK_MS));
+}
+
+function reasonBehind(seen: Probe): TerminationReason {
+  if (seen.kind === 'insecure') return 'insecure';
+  return seen.kind === 'unauthorized' ? 'credentials_refused' : 'unreachable';
 }

@@ -1,12 +1,14 @@
 // Destroying: asks until the provider's single view and its list both show that the rental is gone, without end.
 import { closeSlots } from '../../jobs/placement.ts';
 import { backoffMs } from '../../support/backoff.ts';
+import { ProviderError } from '../provider.ts';
 import type { RentalStep, Step } from './step.ts';
-import { enterPhase, type InstanceUpdate } from '../records.ts';
+import { enterPhase, stillOwned, type InstanceUpdate } from '../records.ts';
+import { check } from './check.ts';
 import { finish, lookAgain, needProvider, needProviderId } from './step.ts';
 
 /** After so many tries a person should know; the tries go on. */
-const ALARM_AFTER_TRIES = 5;
+export const ALARM_AFTER_TRIES = 5;
 /** The provider's views follow a destroy within moments. */
 const CONFIRM_MS = 2000;
 
@@ -19,7 +21,10 @@ export async function drain(step: Step): Promise<void> {
     .where('instance_id', '=', instance.id)
     .where('job_id', 'is not', null)
     .executeTakeFirstOrThrow();
-  if (busy.count > 0) return lookAgain(step, `Waiting for ${busy.count} jobs to end.`);
+  if (busy.count > 0) {
+    const message = `Waiting for ${busy.count} jobs to end.`;
+    return check(step, { message, everyMs: deps.config.INSTANCE_POLL_SECONDS * 1000 });
+  }
   await finish(step, { status: 'terminating', message: 'Its jobs have ended.' }, 0, async (trx) => {
     // A job may have been placed since the count.
     await closeSlots(trx, deps.queues, instance.id, 'Its instance was ended.', deps.config.JOB_MAX_ATTEMPTS);
@@ -33,7 +38,12 @@ export async function destroy(step: RentalStep): Promise<void> {
   if (rental.destroy_tries > 0 && (await isGone(step))) return close(step);
 
   const tries = rental.destroy_tries + 1;
-  await deps.db.updateTable('rentals').set({ destroy_tries: tries }).where('id', '=', rental.id).execute();
+  await deps.db
+    .updateTable('rentals')
+    .set({ destroy_tries: tries })
+    .where('id', '=', rental.id)
+    .where(stillOwned(step.instance))
+    .execute();
   if (tries % ALARM_AFTER_TRIES === 0) {
     step.log.error(
       { tries, providerInstanceId: rental.provider_instance_id },
@@ -86,15 +96,29 @@ async function markDestroying(step: RentalStep): Promise<void> {
 
 /**
  * Gone only when both views agree. A rental that no view has ever shown may still be hidden by read lag,
- * so its absence proves nothing before the settling window has passed.
+ * so its absence proves nothing before the settling window has passed. Views that fail never hold up the next try to destroy it.
  */
 async function isGone(step: RentalStep): Promise<boolean> {
+  try {
+    return await isAbsent(step);
+  } catch (error) {
+    if (!(error instanceof ProviderError)) throw error;
+    step.log.warn(
+      { error: error.message },
+      'whether the rental is gone cannot be seen, so it is destroyed once more',
+    );
+    return false;
+  }
+}
+
+async function isAbsent(step: RentalStep): Promise<boolean> {
   const { rental, deps, now } = step;
   const provider = needProvider(step);
   const view = await provider.describe(needProviderId(rental), step.signal);
   if (view.kind === 'present') return false;
-  const listed = await provider.listByLabel(rental.label, step.signal);
-  if (listed.some(({ label }) => label === rental.label)) return false;
+  const listed = await provider.listAll(step.signal);
+  if (listed.some(({ providerInstanceId }) => providerInstanceId === rental.provider_instance_id))
+    return false;
   const ageMs = now.getTime() - (rental.create_sent_at ?? rental.created_at).getTime();
   return rental.seen_at !== null || ageMs >= deps.config.RENT_SETTLE_SECONDS * 1000;
 }

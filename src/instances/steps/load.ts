@@ -1,6 +1,8 @@
 // Loading: waits until the provider says that the machine runs and where it is.
+import { priceChange } from '../cost.ts';
+import { noteLoaded } from '../machines.ts';
 import type { MachineAddress, ProviderInstance } from '../provider.ts';
-import { enterPhase } from '../records.ts';
+import { enterPhase, stillOwned } from '../records.ts';
 import {
   failRental,
   finish,
@@ -12,20 +14,27 @@ import {
   type RentalStep,
 } from './step.ts';
 
+/** The evidence where the provider has none. */
+export const NO_WORDS = 'The provider gave no reason.';
+/** The price of an offer and that of its rental may be rounded differently. */
+const PRICE_TOLERANCE = 1.005;
+
 export async function load(step: RentalStep): Promise<void> {
   const { instance, rental, deps, now } = step;
   if (instance.phase !== 'loading')
     return finish(step, enterPhase(instance, 'loading', rental.number, now), 0);
 
   const view = await viewRental(step);
-  if (view === 'absent')
-    return noteTrouble(step, 'absent', 'lost', 'The provider does not show the machine.');
-  if (view.condition.kind === 'failed') return failRental(step, view.condition.reason, view.message ?? '');
+  if (view === 'absent') return noteAbsence(step);
+  if (view.condition.kind === 'failed')
+    return failRental(step, view.condition.reason, view.message ?? NO_WORDS);
+  const raise = raisedPrice(step, view);
+  if (raise !== null) return failRental(step, 'price_raised', raise);
 
   const address = view.condition.kind === 'running' ? view.condition.address : null;
   if (address !== null) return begin(step, address);
   if (phaseAgeMs(step) >= deps.config.LOADING_TIMEOUT_SECONDS * 1000) {
-    return failRental(step, 'loading_timeout', view.message ?? 'The provider gave no reason.');
+    return failRental(step, 'loading_timeout', view.message ?? NO_WORDS);
   }
   const waitingFor =
     view.condition.kind === 'running' ? 'The machine runs; its address is not known yet.' : view.message;
@@ -37,27 +46,73 @@ export async function load(step: RentalStep): Promise<void> {
  * Notes the first sight, since absence means more after it.
  */
 export async function viewRental(step: RentalStep): Promise<ProviderInstance | 'absent'> {
-  const { rental, deps } = step;
+  const { rental } = step;
   const provider = needProvider(step);
   const view = await provider.describe(needProviderId(rental), step.signal);
   const instance =
     view.kind === 'present'
       ? view.instance
-      : (await provider.listByLabel(rental.label, step.signal)).find(({ label }) => label === rental.label);
+      : (await provider.listAll(step.signal)).find(
+          ({ providerInstanceId }) => providerInstanceId === rental.provider_instance_id,
+        );
   if (instance === undefined) return 'absent';
-  if (rental.seen_at === null || rental.message !== instance.message) {
-    await deps.db
-      .updateTable('rentals')
-      .set({ seen_at: rental.seen_at ?? step.now, message: instance.message })
-      .where('id', '=', rental.id)
-      .execute();
-  }
+  await noteView(step, instance);
   return instance;
+}
+
+/** Notes that no view of the provider shows the machine; fatal when it lasts. */
+export async function noteAbsence(step: RentalStep): Promise<void> {
+  const { heartbeat_at: beat, dead_man_seconds: limit } = step.rental;
+  const hint =
+    beat !== null && limit !== null && step.now.getTime() - beat.getTime() > limit * 1000
+      ? ` Its last sign of life from here was at ${beat.toISOString()}, so it has probably destroyed itself.`
+      : '';
+  await noteTrouble(step, 'absent', 'lost', `The provider does not show the machine any more.${hint}`);
+}
+
+/** In words, when the host has raised the price since the machine was rented, and above what the caller accepts; otherwise null. */
+export function raisedPrice({ instance, rental }: RentalStep, view: ProviderInstance): string | null {
+  const price = view.pricePerHourUsd;
+  const limit = instance.requirements?.maxPricePerHourUsd;
+  if (price === null || limit === undefined) return null;
+  const isRaised = price > Math.max(limit, rental.offer.pricePerHourUsd) * PRICE_TOLERANCE;
+  return isRaised
+    ? `It costs ${price.toFixed(3)} USD per hour now, and at most ${limit} may be spent.`
+    : null;
 }
 
 export function addressUrl(address: MachineAddress): string {
   const host = address.host.includes(':') ? `[${address.host}]` : address.host;
   return `${address.scheme}://${host}:${address.port}`;
+}
+
+/** Keeps what the view tells: the first sight, the provider's words, the price, the end of the contract. */
+async function noteView(
+  { deps, instance, rental, now, log }: RentalStep,
+  view: ProviderInstance,
+): Promise<void> {
+  const price = view.pricePerHourUsd === null ? null : priceChange(rental, view.pricePerHourUsd, now);
+  const isEndNew = view.endsAt !== null && view.endsAt.getTime() !== rental.contract_ends_at?.getTime();
+  if (price === null && !isEndNew && rental.seen_at !== null && rental.message === view.message) return;
+  if (price !== null) {
+    log.warn(
+      { from: rental.price_per_hour_usd, to: price.price_per_hour_usd, rental: rental.number },
+      'the provider shows another price',
+    );
+  }
+  await deps.db
+    .updateTable('rentals')
+    .set({
+      seen_at: rental.seen_at ?? now,
+      message: view.message,
+      ...price,
+      ...(isEndNew ? { contract_ends_at: view.endsAt } : {}),
+    })
+    .where('id', '=', rental.id)
+    .where(stillOwned(instance))
+    // Otherwise somebody else has noted the price since.
+    .where('price_per_hour_usd', '=', rental.price_per_hour_usd)
+    .execute();
 }
 
 async function begin(step: RentalStep, address: MachineAddress): Promise<void> {
@@ -67,6 +122,7 @@ async function begin(step: RentalStep, address: MachineAddress): Promise<void> {
     message: 'The machine runs; ComfyUI starts.',
   };
   await finish(step, update, 0, async (trx) => {
+    if (rental.running_at === null) await noteLoaded(trx, rental, now);
     await trx
       .updateTable('rentals')
       .set({ running_at: now, address_url: addressUrl(address), trouble: null, trouble_since: null })

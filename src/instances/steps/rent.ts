@@ -1,8 +1,9 @@
 // Renting: asks the provider once, and settles by label what became of it when the answer is lost.
 import { messageOf } from '../../errors.ts';
 import type { TerminationReason } from '../instance.ts';
+import { deadManOf } from '../dead-man.ts';
 import { ProviderError } from '../provider.ts';
-import { enterPhase } from '../records.ts';
+import { enterPhase, stillOwned } from '../records.ts';
 import {
   endInstance,
   failRental,
@@ -28,6 +29,7 @@ export async function launch(step: RentalStep): Promise<void> {
       label: rental.label,
       secret: rental.secret,
       diskGb: needRequirements(step).diskGb,
+      deadMan: deadManOf(rental.dead_man_seconds, step.deps.config),
     });
     await confirm(step, providerInstanceId);
   } catch (error) {
@@ -80,15 +82,7 @@ async function claim({ deps, rental, instance, now }: RentalStep): Promise<boole
     .set({ status: 'creating', create_sent_at: now })
     .where('id', '=', rental.id)
     .where('status', '=', 'intended')
-    .where((eb) =>
-      eb.exists(
-        eb
-          .selectFrom('instances')
-          .select('id')
-          .where('id', '=', instance.id)
-          .where('wake', '=', instance.wake),
-      ),
-    )
+    .where(stillOwned(instance))
     .executeTakeFirst();
   return result.numUpdatedRows === 1n;
 }
@@ -107,7 +101,7 @@ async function confirm(step: RentalStep, providerInstanceId: string): Promise<vo
 
 /** Keeps the id of a rental that exists, whoever owns the instance by now: losing the id would lose the machine. */
 async function keepId({ deps, rental, log }: RentalStep, providerInstanceId: string): Promise<void> {
-  await deps.db
+  const { numUpdatedRows } = await deps.db
     .updateTable('rentals')
     .set({
       status: 'active',
@@ -118,8 +112,11 @@ async function keepId({ deps, rental, log }: RentalStep, providerInstanceId: str
     })
     .where('id', '=', rental.id)
     .where('status', '=', 'creating')
-    .execute();
-  log.info({ providerInstanceId, rental: rental.number, label: rental.label }, 'the rental is confirmed');
+    .executeTakeFirst();
+  const facts = { providerInstanceId, rental: rental.number, label: rental.label };
+  if (numUpdatedRows === 1n) log.info(facts, 'the rental is confirmed');
+  else
+    log.warn(facts, 'the rental was settled before its answer came; written off, it is found as an orphan');
 }
 
 async function handleRefusal(step: RentalStep, error: ProviderError): Promise<void> {

@@ -2,6 +2,11 @@
 import { randomBytes } from 'node:crypto';
 import { v7 as uuid } from 'uuid';
 import type { RentalRow } from '../../database/tables.ts';
+import { isObstacle, type Obstacle, type Terms } from '../budget.ts';
+import { terminationReasons } from '../instance.ts';
+import { deadManSeconds } from '../dead-man.ts';
+import { labelOf } from '../label.ts';
+import { recall, withoutCooling, type HostMemory } from '../machines.ts';
 import type { Offer, OfferSearch } from '../provider.ts';
 import { findOffer, rankOffers } from '../ranking.ts';
 import { enterPhase } from '../records.ts';
@@ -19,7 +24,10 @@ import {
 const OFFERS_PER_RENTAL = 4;
 
 export async function search(step: Step): Promise<void> {
-  const { deps, instance } = step;
+  const { deps, instance, now } = step;
+  if (instance.expires_at !== null && instance.expires_at <= now) {
+    return endInstance(step, 'lifetime_reached', 'It was still looking for a machine.');
+  }
   const earlier = await deps.db
     .selectFrom('rentals')
     .selectAll()
@@ -32,15 +40,76 @@ export async function search(step: Step): Promise<void> {
   );
   if (exhausted !== null) return endInstance(step, 'rental_failed', exhausted);
 
-  const found = await needProvider(step).searchOffers(needRequirements(step), step.signal);
-  const offer = choose(found, instance.wanted_offer_id, new Set(earlier.map((rental) => rental.machine_id)));
-  if (offer !== undefined) return intend(step, offer);
-
-  const detail = explainNone(found, instance.wanted_offer_id, earlier.length);
-  if (phaseAgeMs(step) >= deps.config.SEARCH_TIMEOUT_SECONDS * 1000 || instance.wanted_offer_id !== null) {
-    return endInstance(step, 'no_offer', detail);
+  const listed = await needProvider(step).searchOffers(needRequirements(step), step.signal);
+  const memory = await recall(deps.db, listed);
+  const found = withoutCooling(listed, memory, step.now);
+  const tried = new Set(earlier.map((rental) => rental.machine_id));
+  const taken = new Set([...tried, ...(await machinesOfRivals(step))]);
+  const candidates = choose(found, instance.wanted_offer_id, taken, memory);
+  if (candidates.length === 0) {
+    return waitFor(step, 'no_offer', explainNone(found, instance.wanted_offer_id, earlier.length));
   }
+  const choice = await deps.budget.firstAffordable(candidates, termsOf(step));
+  if (isObstacle(choice)) return waitForMoney(step, choice);
+  await rentWithin(step, choice);
+}
+
+/** Looks again after a while, until the time for searching is over. */
+async function waitFor(step: Step, reason: 'no_offer' | Obstacle['reason'], detail: string): Promise<void> {
+  const { deps, instance } = step;
+  const isOver = phaseAgeMs(step) >= deps.config.SEARCH_TIMEOUT_SECONDS * 1000;
+  // A certain offer does not come back.
+  const isHopeless = reason === 'no_offer' && instance.wanted_offer_id !== null;
+  if (isOver || isHopeless) return endInstance(step, reason, detail);
   await lookAgain(step, detail);
+}
+
+/** Money may come back: a day ends, another instance is gone. A price that is too high for the request stays so. */
+async function waitForMoney(step: Step, { reason, detail, numbers }: Obstacle): Promise<void> {
+  if ('limitName' in numbers && numbers.limitName === 'MAX_PRICE_PER_HOUR_USD') {
+    return endInstance(step, reason, detail);
+  }
+  await waitFor(step, reason, `${terminationReasons[reason]} ${detail}`);
+}
+
+function termsOf(step: Step): Terms {
+  const { maxPricePerHourUsd } = needRequirements(step);
+  return { expiresAt: step.instance.expires_at, maxPricePerHourUsd };
+}
+
+/** Writes the intention if the money is still there in that very moment: others may have taken it since it was looked at. */
+async function rentWithin(step: Step, offer: Offer): Promise<void> {
+  try {
+    await intend(step, offer);
+  } catch (error) {
+    if (!(error instanceof MoneyTaken)) throw error;
+    await waitForMoney(step, error.obstacle);
+  }
+}
+
+/** Undoes the transaction that would have written the rental. */
+class MoneyTaken extends Error {
+  readonly obstacle: Obstacle;
+
+  constructor(obstacle: Obstacle) {
+    super(obstacle.detail);
+    this.name = 'MoneyTaken';
+    this.obstacle = obstacle;
+  }
+}
+
+/** Machines of the instances that this one races: the same one twice would win nothing. */
+async function machinesOfRivals({ deps, instance }: Step): Promise<Set<string>> {
+  if (instance.race_id === null) return new Set();
+  const rivals = await deps.db
+    .selectFrom('rentals')
+    .innerJoin('instances', 'instances.id', 'rentals.instance_id')
+    .select('machine_id')
+    .where('race_id', '=', instance.race_id)
+    .where('instances.id', '<>', instance.id)
+    .where('rentals.status', '<>', 'gone')
+    .execute();
+  return new Set(rivals.map(({ machine_id: machineId }) => machineId));
 }
 
 /** Writes the rental with its label and secret before the provider is asked for anything. */
@@ -59,6 +128,8 @@ async function intend(step: Step, offer: Offer): Promise<void> {
     message: `Renting a ${offer.gpuName} for ${offer.pricePerHourUsd.toFixed(3)} USD per hour.`,
   };
   await finish(step, update, 0, async (trx) => {
+    const obstacle = await deps.budget.reserve(trx, offer, termsOf(step));
+    if (obstacle !== null) throw new MoneyTaken(obstacle);
     await trx
       .insertInto('rentals')
       .values({
@@ -66,21 +137,32 @@ async function intend(step: Step, offer: Offer): Promise<void> {
         instance_id: instance.id,
         number,
         status: 'intended',
-        label: `${deps.labelPrefix}.${instance.id}.${number}`,
+        label: labelOf(deps.labelPrefix, instance.id, number),
         offer: JSON.stringify(offer),
         machine_id: offer.machineId,
         price_per_hour_usd: offer.pricePerHourUsd,
         // 43 characters of base64url: vast.ai's image strips CR, LF and ";" from the password, so none of them may occur.
         secret: randomBytes(32).toString('base64url'),
+        dead_man_seconds: deadManSeconds(deps.config),
       })
       .execute();
   });
 }
 
-function choose(found: OfferSearch, wanted: string | null, triedMachines: Set<string>): Offer | undefined {
-  if (wanted !== null)
-    return findOffer([...found.offers, ...found.rejected.map(({ offer }) => offer)], wanted);
-  return rankOffers(found.offers).find(({ offer }) => !triedMachines.has(offer.machineId))?.offer;
+/** What may be rented, the best first. */
+function choose(
+  found: OfferSearch,
+  wanted: string | null,
+  takenMachines: ReadonlySet<string>,
+  memory: HostMemory,
+): Offer[] {
+  if (wanted === null) {
+    return rankOffers(found.offers, memory)
+      .map(({ offer }) => offer)
+      .filter(({ machineId }) => !takenMachines.has(machineId));
+  }
+  const chosen = findOffer([...found.offers, ...found.rejected.map(({ offer }) => offer)], wanted);
+  return chosen === undefined ? [] : [chosen];
 }
 
 /** Why no further offer may be tried, or null when one may. */

@@ -5,9 +5,11 @@ import { messageOf } from '../../errors.ts';
 import { openSlots } from '../../jobs/placement.ts';
 import type { InstanceRow } from '../../database/tables.ts';
 import type { TerminationReason, Trouble } from '../instance.ts';
+import { noteReady } from '../machines.ts';
 import { leavePhases, type InstanceUpdate } from '../records.ts';
 import { linkTarget } from '../target.ts';
-import { addressUrl, viewRental } from './load.ts';
+import { keepAlive } from './heartbeat.ts';
+import { addressUrl, NO_WORDS, noteAbsence, raisedPrice, viewRental } from './load.ts';
 import {
   failRental,
   finish,
@@ -26,9 +28,11 @@ const SECOND_CHECK_MS = 250;
 export async function start(step: RentalStep): Promise<void> {
   const { rental, deps } = step;
   const view = await viewRental(step);
-  if (view === 'absent')
-    return noteTrouble(step, 'absent', 'lost', 'The provider does not show the machine.');
-  if (view.condition.kind === 'failed') return failRental(step, view.condition.reason, view.message ?? '');
+  if (view === 'absent') return noteAbsence(step);
+  if (view.condition.kind === 'failed')
+    return failRental(step, view.condition.reason, view.message ?? NO_WORDS);
+  const raise = raisedPrice(step, view);
+  if (raise !== null) return failRental(step, 'price_raised', raise);
   if (view.condition.kind === 'running' && view.condition.address !== null) {
     const url = addressUrl(view.condition.address);
     if (url !== rental.address_url) return followAddress(step, url);
@@ -146,6 +150,8 @@ async function countCheck(step: Step, link: Link, seen: Extract<Probe, { kind: '
   }
   if (!(await probeWebSocket(link, step.signal)))
     return lookAgain(step, 'ComfyUI answers, but its WebSocket does not open.');
+  if ((await keepAlive(step, link)) !== 'kept')
+    return lookAgain(step, 'ComfyUI answers, but does not take the sign of life that the machine waits for.');
   await becomeReady(step, seen);
 }
 
@@ -163,6 +169,7 @@ async function becomeReady(step: Step, seen: Extract<Probe, { kind: 'ready' }>):
   step.log.info({ comfyuiVersion: seen.version }, 'the instance is ready');
   await finish(step, update, deps.config.INSTANCE_CHECK_SECONDS * 1000, async (trx) => {
     if (rental !== null) {
+      if (rental.ready_at === null) await noteReady(trx, rental, now);
       await trx
         .updateTable('rentals')
         .set({ ready_at: now, trouble: null, trouble_since: null })
@@ -170,7 +177,6 @@ async function becomeReady(step: Step, seen: Extract<Probe, { kind: 'ready' }>):
         .execute();
     }
     await openSlots(trx, instance.id);
-    await deps.queues.send(trx, 'dispatch', {});
   });
 }
 

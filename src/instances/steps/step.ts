@@ -6,7 +6,9 @@ import type { Queues } from '../../database/queues.ts';
 import type { InstanceRow, RentalRow, Tables } from '../../database/tables.ts';
 import { closeSlots } from '../../jobs/placement.ts';
 import type { Clock } from '../../support/clock.ts';
+import type { Budget } from '../budget.ts';
 import { terminationReasons, type TerminationReason, type Trouble } from '../instance.ts';
+import { isMachineFault, noteFailure } from '../machines.ts';
 import type { Provider } from '../provider.ts';
 import type { Requirements } from '../requirements.ts';
 import { leavePhases, updateOwned, wakeInstance, type InstanceUpdate } from '../records.ts';
@@ -18,6 +20,8 @@ export interface InstanceDeps {
   /** Null when no key is set; then nothing new is rented, and what is rented waits for a key. */
   provider: Provider | null;
   sessions: Sessions;
+  /** Asked before anything is rented. */
+  budget: Budget;
   config: Config;
   /** `<prefix>.<deployment>`: how the label of every rental of this deployment begins. */
   labelPrefix: string;
@@ -42,10 +46,9 @@ export interface RentalStep extends Step {
 type Write = (trx: Transaction<Tables>) => Promise<void>;
 
 /** How long a state that is fatal when it lasts may last. */
-const TROUBLE_LIMIT_MS: Record<Exclude<Trouble, 'timeout'>, number> = {
+const TROUBLE_LIMIT_MS: Record<Exclude<Trouble, 'timeout' | 'absent'>, number> = {
   unauthorized: 60_000,
   insecure: 60_000,
-  absent: 60_000,
 };
 
 /**
@@ -62,6 +65,9 @@ export async function finish(
   await deps.db.transaction().execute(async (trx) => {
     if (!(await updateOwned(trx, instance, { next_step_at: step.now, ...update }))) return;
     await write?.(trx);
+    // What jobs wait for has changed.
+    if (update.status !== undefined || update.phase !== undefined)
+      await deps.queues.send(trx, 'dispatch', {});
     await wakeInstance(trx, deps.queues, instance.id, afterMs, step.now);
   });
 }
@@ -117,10 +123,8 @@ export async function noteTrouble(
 ): Promise<void> {
   const { rental, now, deps } = step;
   const since = rental.trouble === trouble && rental.trouble_since !== null ? rental.trouble_since : now;
-  const limitMs =
-    trouble === 'timeout' ? deps.config.UNREACHABLE_TIMEOUT_SECONDS * 1000 : TROUBLE_LIMIT_MS[trouble];
-  if (now.getTime() - since.getTime() >= limitMs) {
-    if (step.instance.status === 'ready') return endInstance(step, reason, detail);
+  if (now.getTime() - since.getTime() >= troubleLimitMs(trouble, deps.config)) {
+    if (step.instance.status !== 'provisioning') return endInstance(step, reason, detail);
     return failRental(step, reason, detail);
   }
   await lookAgain(step, detail, undefined, async (trx) => {
@@ -131,6 +135,13 @@ export async function noteTrouble(
       .where('status', '=', 'active')
       .execute();
   });
+}
+
+/** Takes no more jobs on a ready instance, and ends it after those that it has. */
+export async function drainInstance(step: Step, reason: TerminationReason, detail: string): Promise<void> {
+  step.log.warn({ reason, detail }, 'the instance is drained');
+  const message = `${terminationReasons[reason]} ${detail}`.trim();
+  await finish(step, { status: 'draining', pending_reason: reason, pending_detail: detail, message }, 0);
 }
 
 /** How long the current phase has lasted, in milliseconds. */
@@ -165,10 +176,24 @@ async function markDestroying(
   reason: TerminationReason,
   evidence: string,
 ): Promise<void> {
-  await trx
+  const { numUpdatedRows } = await trx
     .updateTable('rentals')
     .set({ status: 'destroying', end_reason: reason, end_evidence: evidence, destroy_requested_at: step.now })
     .where('id', '=', step.rental.id)
     .where('status', '=', 'active')
-    .execute();
+    .executeTakeFirst();
+  if (numUpdatedRows > 0n && isMachineFault(reason, evidence, step.rental)) {
+    await noteFailure(trx, step.rental, reason, step.now);
+  }
+}
+
+function troubleLimitMs(trouble: Trouble, config: Config): number {
+  switch (trouble) {
+    case 'timeout':
+      return config.UNREACHABLE_TIMEOUT_SECONDS * 1000;
+    case 'absent':
+      return config.RENT_SETTLE_SECONDS * 1000;
+    default:
+      return TROUBLE_LIMIT_MS[trouble];
+  }
 }

@@ -1,5 +1,7 @@
 // The settings of the double, read live: each stands for something a real server did. README.md lists the traps.
 
+import { checkKnobs } from './support/knob-text.ts';
+
 /** A node that would need a GPU or a model: it takes any input, spends time, and gives what is asked of it. */
 export interface SimulatedNode {
   /** Time of the whole node in milliseconds, spread over its steps. */
@@ -132,12 +134,20 @@ export const defaultKnobs = (): ComfyKnobs => ({
   embedMetadata: true,
 });
 
+/** Knobs that were written as JSON. Throws for what is none. */
+export function readComfyKnobs(given: unknown): Partial<ComfyKnobs> {
+  checkKnobs(given, defaultKnobs(), 'comfyui', ['comfyui.models']);
+  return given as Partial<ComfyKnobs>;
+}
+
 /** What the double counted since it was started; a restart of the played process keeps the counts. */
 export interface ComfyCounters {
   /** POST /prompt that were queued, rejected ones not included. */
   promptsAccepted: number;
   promptsRejected: number;
   executionsStarted: number;
+  /** Executions begun by prompt_id: more than one means that a prompt was handed in twice. */
+  executionsOf: Record<string, number>;
   executionsFinished: number;
   /** Node calls that really ran, cached ones not included. */
   nodesExecuted: number;
@@ -155,6 +165,7 @@ export const newCounters = (): ComfyCounters => ({
   promptsAccepted: 0,
   promptsRejected: 0,
   executionsStarted: 0,
+  executionsOf: {},
   executionsFinished: 0,
   nodesExecuted: 0,
   interruptsReceived: 0,

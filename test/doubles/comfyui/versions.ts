@@ -26,6 +26,8 @@ export interface VersionTraits {
   readonly assetRoutes: boolean;
   /** `/view` sends `nosniff` and forces a download of pages and scripts. */
   readonly hardenedView: boolean;
+  /** `/object_info` tells whether a node takes lists, shows results while it runs, and its other names. */
+  readonly describesNodesFully: boolean;
   /** An error about a path outside the output folder also names the common path. */
   readonly namesCommonPath: boolean;
   /** `system.os`: sys.platform in the newer one, os.name in the older one. */
@@ -58,6 +60,7 @@ export const VERSIONS: Readonly<Record<ComfyVersion, VersionTraits>> = {
     refusesCrossSite: true,
     assetRoutes: true,
     hardenedView: true,
+    describesNodesFully: true,
     namesCommonPath: false,
     os: 'linux',
     lines: {
@@ -85,6 +88,7 @@ export const VERSIONS: Readonly<Record<ComfyVersion, VersionTraits>> = {
     refusesCrossSite: false,
     assetRoutes: false,
     hardenedView: false,
+    describesNodesFully: false,
     namesCommonPath: true,
     os: 'posix',
     lines: {

@@ -32,6 +32,18 @@ export interface BootPlan {
   comfyUiArgs: string[] | null;
   /** What the container writes about it. */
   log: string[];
+  /** The loop of the start script by which the machine destroys itself; null without one. */
+  deadMan: DeadManPlan | null;
+}
+
+/** A start script says what its loop does in its first line: `# dead-man-switch limit=… first=… port=… heartbeat=…`. */
+export interface DeadManPlan {
+  /** Seconds without a changed heartbeat until the machine destroys itself. */
+  limitSeconds: number;
+  /** The same until the first heartbeat, from the boot on. */
+  firstSeconds: number;
+  /** What the loop asks ComfyUI's `/view` for on loopback. */
+  query: string;
 }
 
 export interface PlatformFacts {
@@ -45,7 +57,8 @@ export function planBoot(request: CreateRequest, facts: PlatformFacts): BootPlan
   const mappedPorts = mappedPortsOf(request);
   const style = imageStyle(request.image);
   if (!runsImageBoot(request, style)) {
-    return { mappedPorts, sites: [], comfyUiArgs: null, log: ['sshd: Server listening on 0.0.0.0 port 22.'] };
+    const log = ['sshd: Server listening on 0.0.0.0 port 22.'];
+    return { mappedPorts, sites: [], comfyUiArgs: null, log, deadMan: deadManOf(request) };
   }
   const isMapped = (port: number) => mappedPorts.includes(`${port}/tcp`);
   return style === 'ai-dock'
@@ -82,6 +95,13 @@ function runsImageBoot(request: CreateRequest, style: 'vast' | 'ai-dock'): boole
   return request.onstart === '' || script.test(`${request.onstart} ${request.args.join(' ')}`);
 }
 
+/** The script is not run: what its loop would do is read from its first line, and only if the loop is there too. */
+function deadManOf({ onstart }: CreateRequest): DeadManPlan | null {
+  const line = /^# dead-man-switch limit=(\d+) first=(\d+) port=\d+ heartbeat=(\S+)$/m.exec(onstart);
+  if (line === null || !/\bwhile sleep\b[^]*\bDELETE\b[^]*\bdone\b/.test(onstart)) return null;
+  return { limitSeconds: Number(line[1]), firstSeconds: Number(line[2]), query: line[3] ?? '' };
+}
+
 function runtypeWords(request: CreateRequest): string[] {
   const words = request.runtype.split(/\s+/).filter((word) => word !== '');
   if (words.length > 0) return words;
@@ -113,7 +133,7 @@ function planVastImage(
       ...service,
       servesComfyUi: service.internalPort === comfyUiPort,
       style: 'vast' as const,
-      https: (envValue(request, 'ENABLE_HTTPS') ?? 'false').toLowerCase() === 'true',
+      https: isTrue(request, 'ENABLE_HTTPS'),
       credentials: isClosed && !openPorts.has(service.externalPort) ? credentials : null,
     }));
   const log = [
@@ -122,7 +142,7 @@ function planVastImage(
       ? `Starting ComfyUI with arguments: ${commandLine}`
       : 'Skipping comfyui startup (not in /etc/portal.yaml)',
   ];
-  return { mappedPorts, sites, comfyUiArgs, log };
+  return { mappedPorts, sites, comfyUiArgs, log, deadMan: deadManOf(request) };
 }
 
 function vastCredentials(request: CreateRequest, facts: PlatformFacts): Credentials {
@@ -171,7 +191,7 @@ function planAiDock(
     name: 'ComfyUI',
     servesComfyUi: true,
     style: 'ai-dock',
-    https: false,
+    https: isTrue(request, 'WEB_ENABLE_HTTPS'),
     credentials: isClosed ? credentials : null,
   };
   return {
@@ -179,7 +199,13 @@ function planAiDock(
     sites: isMapped(8188) ? [site] : [],
     comfyUiArgs: ['--port', '18188'],
     log: [`Web token: ${token}`, 'Starting ComfyUI...'],
+    deadMan: deadManOf(request),
   };
+}
+
+/** Whether a switch that is off by default is on. */
+function isTrue(request: CreateRequest, name: string): boolean {
+  return envValue(request, name)?.toLowerCase() === 'true';
 }
 
 /** PORTAL_CONFIG: `host:external:internal:path:Name` joined by `|`, split at the first four colons. */

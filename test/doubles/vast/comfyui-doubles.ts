@@ -14,19 +14,26 @@ export function comfyUiDoubles(knobs: Partial<ComfyKnobs>): ComfyUiDoubles {
   const doubles = new Map<number, ComfyDouble>();
   return {
     async start(order) {
-      const double = await startComfyDouble({
-        version: versionOf(order.image),
-        seed: order.rentalId,
-        knobs: {
-          gpu: { name: `NVIDIA ${order.gpuName}`, vramTotalBytes: order.vramMb * 1024 * 1024 },
-          ...knobs,
-          ...(order.hasCudaMismatch ? { nodes: failingNodes(knobs.nodes ?? {}) } : {}),
-        },
-      });
+      const double = await startComfyDouble({ ...asOrdered(order, knobs), seed: order.rentalId });
       doubles.set(order.rentalId, double);
       return double;
     },
     of: (rentalId) => doubles.get(rentalId),
+  };
+}
+
+/** The double that stands for what was ordered: `knobs`, with the machine's GPU. */
+export function asOrdered(
+  { image, gpuName, vramMb, hasCudaMismatch }: ComfyUiOrder,
+  knobs: Partial<ComfyKnobs>,
+): { version: ComfyVersion; knobs: Partial<ComfyKnobs> } {
+  return {
+    version: versionOf(image),
+    knobs: {
+      gpu: { name: `NVIDIA ${gpuName}`, vramTotalBytes: vramMb * 1024 * 1024 },
+      ...knobs,
+      ...(hasCudaMismatch ? { nodes: failingNodes(knobs.nodes ?? {}) } : {}),
+    },
   };
 }
 

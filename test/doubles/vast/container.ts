@@ -1,5 +1,6 @@
 // What a rented machine shows to the outside while its container runs: the image's proxy on the mapped ports.
 import { makeCertificate } from './certificate.ts';
+import { watchHeartbeat } from './dead-man.ts';
 import type { Edge } from './edge.ts';
 import { openEdge } from './edge.ts';
 import type { Installation } from './installation.ts';
@@ -36,6 +37,7 @@ export function startContainer(world: World, rental: Rental): Container {
   // A failure is reported by `stop`.
   opened.promise.catch(() => {});
   const boot = world.clock.schedule(phases.bootMs, () => opened.resolve(openEdges()));
+  const deadMan = rental.plan.deadMan === null ? null : watchHeartbeat(world, rental, rental.plan.deadMan);
   const provisioning = world.clock.schedule(phases.bootMs + phases.provisioningMs, () => {
     isReady = rental.fate !== 'provisioning-forever';
     world.changed();
@@ -81,6 +83,7 @@ export function startContainer(world: World, rental: Rental): Container {
       isStopped = true;
       boot.cancel();
       provisioning.cancel();
+      deadMan?.cancel();
       opened.resolve();
       await opened.promise;
       await Promise.all(edges.map((edge) => edge.close()));

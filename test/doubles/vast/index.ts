@@ -12,7 +12,7 @@ import { openPortHolder } from './held-port.ts';
 import type { ComfyUiOrder, RentedComfyUi, StartComfyUi } from './installation.ts';
 import type { Fate, LifeMishap, PartialKnobs, VastKnobs } from './knobs.ts';
 import { completeKnobs, instantPhases } from './knobs.ts';
-import { addForeignRental } from './lifecycle.ts';
+import { addForeignRental, destroyRental } from './lifecycle.ts';
 import type { Machine } from './market.ts';
 import { openMarket } from './market.ts';
 import { strike } from './mishaps.ts';
@@ -177,7 +177,7 @@ async function openWorld(
   const knobs = completeKnobs(options.knobs);
   const clock = options.clock ?? systemClock;
   const random = seededRandom(options.seed ?? 1);
-  return {
+  const world: World = {
     knobs,
     clock,
     random,
@@ -193,8 +193,10 @@ async function openWorld(
     logFiles: new Map(),
     endings: new Set(),
     isStopped: false,
+    destroy: (rental) => destroyRental(world, rental),
     changed,
   };
+  return world;
 }
 
 /** An address under which others reach this machine. */

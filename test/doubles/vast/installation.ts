@@ -2,10 +2,11 @@
 
 /** A ComfyUI that listens on loopback, known only to the machine's proxy. */
 export interface RentedComfyUi {
+  /** Read for every request: it may be another one after a restart. */
   readonly url: string;
   /** The process ends; its files stay. */
   exit(): Promise<void>;
-  /** A new process on the same files and the same address. */
+  /** A new process on the same files. */
   restart(): Promise<void>;
   /** Ends it with its files. */
   stop(): Promise<void>;

@@ -1,6 +1,6 @@
 // A rental as the instance views show it.
 import type { Row } from './filters.ts';
-import { hardwareOf, priceParts } from './offer-row.ts';
+import { hardwareOf, performanceFields, priceParts } from './offer-row.ts';
 import type { Rental } from './rental.ts';
 import type { World } from './world.ts';
 
@@ -13,6 +13,7 @@ export function instanceRow(world: World, rental: Rental, view: 'byId' | 'list')
   const portNumbers = rental.ports.map((entry) => entry.held.port);
   return {
     ...hardwareOf(machine),
+    ...performanceFields(machine, gpuUsd + storageUsd),
     id: rental.id,
     bundle_id: 812_000_000 + machine.machineId,
     label: rental.label,
@@ -57,13 +58,20 @@ export function instanceRow(world: World, rental: Rental, view: 'byId' | 'list')
     inet_down_billed: null,
     dph_base: gpuUsd,
     dph_total: gpuUsd + storageUsd,
-    is_bid: request.bidPerHourUsd !== null,
+    is_bid: rental.isBid,
     min_bid: machine.gpuPricePerHourUsd * 0.55,
     storage_total_cost: storageUsd,
     rentable: machine.rentable,
     time_remaining: '',
     time_remaining_isbid: '',
     webpage: null,
+    external: false,
+    country_code: null,
+    volume_info: [],
+    credit_balance: null,
+    credit_discount: null,
+    client_run_time: (nowMs - rental.createdAtMs) / 1000,
+    host_run_time: 2_592_000,
     search: priceParts(gpuUsd, storageUsd),
     instance: priceParts(gpuUsd, storageUsd),
   };

@@ -1,4 +1,5 @@
 // Everything that can be turned on the double, read live. README.md says which trap each knob stands for.
+import { checkKnobs } from '../comfyui/support/knob-text.ts';
 import type { FaultChances, FaultQueues } from './faults.ts';
 import { noFaults } from './faults.ts';
 
@@ -130,7 +131,7 @@ export interface VastKnobs {
 }
 
 /** Phases that can be watched: about six seconds from create to ComfyUI's first answer. */
-export function defaultKnobs(): VastKnobs {
+function defaultKnobs(): VastKnobs {
   return {
     phases: {
       scheduledMs: 400,
@@ -189,6 +190,12 @@ export const instantPhases: VastKnobs['phases'] = {
 export type PartialKnobs = {
   [K in keyof VastKnobs]?: VastKnobs[K] extends unknown[] ? VastKnobs[K] : Partial<VastKnobs[K]>;
 };
+
+/** Knobs that were written as JSON. Throws for what is none. */
+export function readVastKnobs(given: unknown): PartialKnobs {
+  checkKnobs(given, defaultKnobs(), 'vast', ['vast.imageTags']);
+  return given as PartialKnobs;
+}
 
 /** The defaults with `given` over them, one level deep. */
 export function completeKnobs(given: PartialKnobs = {}): VastKnobs {

@@ -142,6 +142,7 @@ function newRental(world: World, machine: Machine, request: CreateRequest, isFor
     runningSinceMs: null,
     endedAtMs: null,
     hiddenFromMs: null,
+    isBid: request.bidPerHourUsd !== null,
     gpuPricePerHourUsd: request.bidPerHourUsd ?? machine.gpuPricePerHourUsd,
     storagePricePerHourUsd: storagePricePerHourUsd(machine, request.diskGb),
     billed: { gpuUsd: 0, storageUsd: 0 },

@@ -34,6 +34,8 @@ export function strike(world: World, rental: Rental, mishap: LifeMishap): void {
     case 'unknown':
       return move(world, rental, { actualStatus: 'unknown' });
     case 'outbid':
+      // Only a bid can be outbid.
+      rental.isBid = true;
       return stopRental(world, rental, 'stopped');
     case 'contract-ended':
       return stopRental(world, rental, 'exited');

@@ -13,17 +13,14 @@ export function storagePricePerHourUsd(machine: Machine, diskGb: number): number
 export function offerRow(machine: Machine, allocatedGb: number, nowMs: number): Row {
   const storage = storagePricePerHourUsd(machine, allocatedGb);
   const total = machine.gpuPricePerHourUsd + storage;
-  const performance = performanceOf(machine);
   return {
     id: machine.offerId,
     ask_contract_id: machine.offerId,
     bundle_id: 812_000_000 + machine.machineId,
     bundled_results: null,
     ...hardwareOf(machine),
-    credit_discount_max: 0.1,
     disk_space: machine.diskGb,
-    dlperf: performance,
-    dlperf_per_dphtotal: performance / total,
+    ...performanceFields(machine, total),
     dph_base: machine.gpuPricePerHourUsd,
     dph_total: total,
     dph_total_adj: total * 1.01,
@@ -31,7 +28,6 @@ export function offerRow(machine: Machine, allocatedGb: number, nowMs: number): 
     end_date: machine.contractEndsAtMs / 1000,
     expected_reliability: machine.reliability,
     external: null,
-    flops_per_dphtotal: (performance * 0.85) / total,
     geolocode: 1_234_567,
     gpu_display_active: false,
     gpu_ids: [machine.machineId * 10],
@@ -40,7 +36,6 @@ export function offerRow(machine: Machine, allocatedGb: number, nowMs: number): 
     internet_up_cost_per_tb: machine.uploadPricePerGbUsd * 1000,
     is_bid: false,
     is_vm_deverified: false,
-    logo: '/static/logos/vastai_small2.png',
     min_bid: machine.gpuPricePerHourUsd * 0.55,
     public_ipaddr: '203.0.113.20',
     reliability_mult: 0.98,
@@ -48,13 +43,10 @@ export function offerRow(machine: Machine, allocatedGb: number, nowMs: number): 
     rented: false,
     resource_type: 'gpu',
     rn: 1,
-    score: (performance / total) * machine.reliability,
     start_date: nowMs / 1000 - 86_400,
     storage_total_cost: storage,
-    total_flops: performance * 0.85,
     vericode: machine.verification === 'verified' ? 1 : 0,
     vms_enabled: false,
-    vram_costperhour: machine.gpuPricePerHourUsd / machine.vramMb,
     webpage: null,
     cluster_id: null,
     avail_vol_ask_id: null,
@@ -119,6 +111,21 @@ export function hardwareOf(machine: Machine): Row {
     reliability2: machine.reliability,
     storage_cost: machine.storagePricePerGbMonthUsd,
     verification: machine.verification,
+    credit_discount_max: 0.1,
+    logo: '/static/logos/vastai_small2.png',
+  };
+}
+
+/** How fast it is, alone and for its price, in offers and instances alike. */
+export function performanceFields(machine: Machine, totalPerHourUsd: number): Row {
+  const performance = performanceOf(machine);
+  return {
+    dlperf: performance,
+    dlperf_per_dphtotal: performance / totalPerHourUsd,
+    total_flops: performance * 0.85,
+    flops_per_dphtotal: (performance * 0.85) / totalPerHourUsd,
+    score: (performance / totalPerHourUsd) * machine.reliability,
+    vram_costperhour: machine.gpuPricePerHourUsd / machine.vramMb,
   };
 }
 

@@ -44,6 +44,8 @@ export interface Rental {
   endedAtMs: number | null;
   /** When the views stop showing it; later than `endedAtMs` where the service is slow to notice. */
   hiddenFromMs: number | null;
+  /** Rented by a bid rather than on demand. */
+  isBid: boolean;
   gpuPricePerHourUsd: number;
   readonly storagePricePerHourUsd: number;
   billed: { gpuUsd: number; storageUsd: number };

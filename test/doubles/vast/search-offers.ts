@@ -1,4 +1,4 @@
-// `POST /bundles/`: the search for offers.
+// `POST /bundles/`, and `PUT /search/asks/` in the form of vast.ai's command line: the search for offers.
 import type { Call } from './call.ts';
 import { bodyObject, isObject } from './call.ts';
 import type { SearchRequest } from './market.ts';
@@ -16,7 +16,8 @@ const plainFields = new Set([
 ]);
 
 export function searchOffers(call: Call): Reply {
-  const body = bodyObject(call);
+  const given = bodyObject(call);
+  const body = isObject(given?.['q']) ? given['q'] : given;
   if (body === null) return failure(400, 'invalid_request', 'Invalid json body');
   const filters: SearchRequest['filters'] = {};
   for (const [field, condition] of Object.entries(body)) {
@@ -43,7 +44,7 @@ export function searchOffers(call: Call): Reply {
 }
 
 /** Pairs of a field and a direction; without any, the best score first. */
-export function readOrder(value: unknown): [string, string][] {
+function readOrder(value: unknown): [string, string][] {
   if (!Array.isArray(value) || value.length === 0) return [['score', 'desc']];
   return value.flatMap((pair: unknown) => (Array.isArray(pair) ? [[String(pair[0]), String(pair[1])]] : []));
 }

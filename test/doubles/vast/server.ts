@@ -91,6 +91,7 @@ function routesOf(url: string): Route[] {
   const path = (pattern: string) => new RegExp(`^/api/${pattern}/?$`);
   return [
     { method: 'POST', path: path('v0/bundles'), operation: 'search', isOpen: true, answer: searchOffers },
+    { method: 'PUT', path: path('v0/search/asks'), operation: 'search', isOpen: true, answer: searchOffers },
     { method: 'PUT', path: path('v0/asks/(\\d+)'), operation: 'create', answer: createInstance },
     { method: 'GET', path: path('v1/instances'), operation: 'list', answer: listInstances },
     { method: 'GET', path: path('v0/instances/(\\d+)'), operation: 'show', answer: showInstance },

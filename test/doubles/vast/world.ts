@@ -25,6 +25,8 @@ export interface VastCounters {
   /** Rentals that were made, with or without an answer. */
   created: number;
   destroyed: number;
+  /** Of these, machines that destroyed themselves for want of a heartbeat. */
+  selfDestroyed: number;
   /** Requests that a machine's proxy refused for their credentials. */
   edgeRefusals: number;
 }
@@ -47,6 +49,8 @@ export interface World {
   readonly logFiles: Map<string, { text: string; misses: number }>;
   /** Things that end by themselves; the double waits for them when it stops. */
   readonly endings: Set<Promise<unknown>>;
+  /** Ends a rental as a call to destroy it does. */
+  readonly destroy: (rental: Rental) => void;
   /** Nothing new is to begin. */
   isStopped: boolean;
   /** Tells those who wait that something changed. */
@@ -75,6 +79,7 @@ export function newCounters(): VastCounters {
     faults: 0,
     created: 0,
     destroyed: 0,
+    selfDestroyed: 0,
     edgeRefusals: 0,
   };
 }

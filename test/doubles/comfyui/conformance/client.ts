@@ -31,6 +31,8 @@ export interface Socket {
 }
 
 const REQUEST_TIMEOUT_MS = 60_000;
+/** Shorter than that of a test's hook, so that it is this that says why. */
+const IDLE_TIMEOUT_MS = 50_000;
 
 /** Sends exactly these headers, which `fetch` would not. */
 export function send(
@@ -128,6 +130,17 @@ export async function openSocket(url: string, clientId: string): Promise<Socket>
 /** The end of a prompt as its client sees it: `executing` with node null. */
 export const isEndOf = (promptId: string) => (frame: Frame) =>
   frame.type === 'executing' && frame.data['node'] === null && frame.data['prompt_id'] === promptId;
+
+/** A server that is used by others may have prompts in its queue; frames, counters and the cache are compared without them. */
+export async function untilIdle(url: string): Promise<void> {
+  await poll(
+    async () => (await send(`${url}/prompt`)).text,
+    (text) => text.includes('"queue_remaining": 0'),
+    IDLE_TIMEOUT_MS,
+  ).catch((cause: unknown) => {
+    throw new Error(`The queue of ${url} does not empty: others use that server.`, { cause });
+  });
+}
 
 /** Polls until the answer fits; the history is the only sure sign of an end. */
 export async function poll<T>(

@@ -1,5 +1,6 @@
 // Recordings of real servers, and the form in which a recording and a replay can be compared.
 import { readFileSync } from 'node:fs';
+import { dirname } from 'node:path';
 import type { ComfyVersion } from '../versions.ts';
 import type { Frame } from './client.ts';
 
@@ -32,7 +33,7 @@ export const readUploads = (version: ComfyVersion): Record<string, readonly [num
 
 /**
  * Replaces what differs from run to run by names: ids and files in the order of their appearance, times by a word,
- * numbers by their distance from the first. One normalizer serves one whole session.
+ * and the folders of its code and files, which errors name. One normalizer serves one whole session.
  */
 export function createNormalizer(): (value: unknown) => unknown {
   const ids = new Map<string, string>();
@@ -43,7 +44,7 @@ export function createNormalizer(): (value: unknown) => unknown {
     return name;
   };
   const text = (value: string): string =>
-    value
+    withoutFolders(value)
       .replaceAll(/\b[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}\b/giu, (id) =>
         nameOf(ids, 'id', id),
       )
@@ -61,6 +62,16 @@ export function createNormalizer(): (value: unknown) => unknown {
     );
   };
   return (value) => normalize(value);
+}
+
+/** Where ComfyUI and Python lie is a matter of the machine: tracebacks and errors about paths keep names of files only. */
+function withoutFolders(text: string): string {
+  const named = text.replaceAll(/(?<=^ *File ").*\/(?=[^/"]+")/gmu, '');
+  const output = /^ *output_dir: (?<output>.+)$/mu.exec(named)?.groups?.['output'];
+  if (output === undefined) return named;
+  return named
+    .replaceAll(`output_dir: ${output}`, 'output_dir: <outputs>')
+    .replaceAll(dirname(output), '<folder around the outputs>');
 }
 
 /** Progress is throttled by time, so only its first and last step can be compared. */

@@ -56,7 +56,7 @@ export function scheduleNodes(
   };
 }
 
-export const sourcesOf = (graph: Graph, id: string): string[] =>
+const sourcesOf = (graph: Graph, id: string): string[] =>
   Object.values(graph[id]?.inputs ?? {}).flatMap((value) => (isLink(value) ? [value[0]] : []));
 
 function addTo(map: Map<string, Set<string>>, key: string, value: string): void {

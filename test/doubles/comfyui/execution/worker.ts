@@ -34,6 +34,7 @@ async function runNext(options: WorkerOptions): Promise<void> {
   if (item === undefined) return queue.changed(signal);
 
   counters.executionsStarted += 1;
+  counters.executionsOf[item.promptId] = (counters.executionsOf[item.promptId] ?? 0) + 1;
   const entry = await executePrompt(item, options);
   if (knobs.historyDelayMs > 0) await options.wait(knobs.historyDelayMs);
   if (signal.aborted) return;

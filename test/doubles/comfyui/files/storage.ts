@@ -4,7 +4,7 @@ import { mkdir, readdir, rm } from 'node:fs/promises';
 import path from 'node:path';
 import { nodeError } from '../nodes/definition.ts';
 
-export const FOLDER_TYPES = ['output', 'input', 'temp'] as const;
+const FOLDER_TYPES = ['output', 'input', 'temp'] as const;
 export type FolderType = (typeof FOLDER_TYPES)[number];
 
 export const isFolderType = (value: string): value is FolderType =>

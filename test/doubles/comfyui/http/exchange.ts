@@ -42,12 +42,12 @@ export const serverError = (): Answer =>
   textAnswer(500, '500 Internal Server Error\n\nServer got itself in trouble');
 
 /** The static route answers what nothing else does: a GET with 404, anything else with 405. */
-export const notFound = (method: string): Answer =>
+export const notFound = (method: string, allowed: readonly string[]): Answer =>
   method === 'GET' || method === 'HEAD'
     ? { status: 404, headers: { 'Content-Type': 'application/octet-stream' } }
     : {
         ...textAnswer(405, '405: Method Not Allowed'),
-        headers: { 'Content-Type': 'text/plain; charset=utf-8', Allow: 'GET,HEAD' },
+        headers: { 'Content-Type': 'text/plain; charset=utf-8', Allow: allowed.join(',') },
       };
 
 /** `await request.json()`: throws where Python raises, also for an empty body. The content type does not matter. */

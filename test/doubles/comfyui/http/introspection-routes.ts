@@ -102,17 +102,17 @@ function systemStats({ knobs, traits }: ComfyProcess): Dict {
   };
 }
 
-async function describeAll({ registry, storage }: ComfyProcess): Promise<Answer> {
+async function describeAll({ registry, storage, traits }: ComfyProcess): Promise<Answer> {
   const entries = registry.names().map(async (name) => {
     const node = registry.find(name);
-    return [name, node === undefined ? {} : await describeNode(node, storage)] as const;
+    return [name, node === undefined ? {} : await describeNode(node, storage, traits)] as const;
   });
   return jsonAnswer(Object.fromEntries(await Promise.all(entries)));
 }
 
-async function describeOne(name: string, { registry, storage }: ComfyProcess): Promise<Answer> {
+async function describeOne(name: string, { registry, storage, traits }: ComfyProcess): Promise<Answer> {
   const node = registry.find(name);
-  return jsonAnswer(node === undefined ? {} : { [name]: await describeNode(node, storage) });
+  return jsonAnswer(node === undefined ? {} : { [name]: await describeNode(node, storage, traits) });
 }
 
 const listModels = (folder: string, { knobs }: ComfyProcess): Answer =>

@@ -35,7 +35,7 @@ export const queueRoutes = (server: ComfyProcess): Route[] => [
 ];
 
 /** The five elements of a queue item; secrets of 0.3.64 stay in the queue and are left out of the history. */
-export function tuple(item: QueueItem, hidesSecrets = false): unknown[] {
+function tuple(item: QueueItem, hidesSecrets = false): unknown[] {
   const { number, numberIsFloat, promptId, graph, extraData, outputs } = item;
   const shown =
     hidesSecrets && extraData !== null

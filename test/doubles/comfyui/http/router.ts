@@ -21,13 +21,20 @@ export interface RouteMatch {
 export function findRoute(routes: readonly Route[], method: string, path: string): RouteMatch | undefined {
   const wanted = method === 'HEAD' ? 'GET' : method;
   for (const route of routes) {
-    if (route.method !== wanted) continue;
-    const params =
-      matchPath(route.path, path) ?? (route.once === true ? undefined : matchPath(`/api${route.path}`, path));
+    const params = route.method === wanted ? paramsOf(route, path) : undefined;
     if (params !== undefined) return { route, params };
   }
   return undefined;
 }
+
+/** What `Allow` lists for a path; the static route answers GET and HEAD everywhere. */
+export function allowedMethods(routes: readonly Route[], path: string): string[] {
+  const declared = routes.filter((route) => paramsOf(route, path) !== undefined).map(({ method }) => method);
+  return [...new Set(['GET', 'HEAD', ...declared])].sort();
+}
+
+const paramsOf = ({ path: pattern, once }: Route, path: string): Record<string, string> | undefined =>
+  matchPath(pattern, path) ?? (once === true ? undefined : matchPath(`/api${pattern}`, path));
 
 function matchPath(pattern: string, path: string): Record<string, string> | undefined {
   const [patternParts, pathParts] = [pattern.split('/'), path.split('/')];

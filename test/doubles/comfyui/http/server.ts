@@ -22,7 +22,7 @@ import { jobRoutes } from './job-routes.ts';
 import { isForeignOrigin } from './origin.ts';
 import { promptRoutes } from './prompt-routes.ts';
 import { queueRoutes } from './queue-routes.ts';
-import { findRoute, type Route, type RouteMatch } from './router.ts';
+import { allowedMethods, findRoute, type Route, type RouteMatch } from './router.ts';
 
 // aiohttp: keep-alive of 3630 s.
 const KEEP_ALIVE_MS = 3_630_000;
@@ -90,7 +90,7 @@ async function answerRequest(
     readBody: () =>
       readBody(request, { maxBytes: knobs.maxUploadBytes, bytesPerSecond: uploadSpeed(pathname, process) }),
   };
-  const answer = await handle(exchange, match, method, process);
+  const answer = await handle(exchange, match, routes, process);
   if (fault?.how === 'drop-after') return void request.socket.destroy();
   if (!response.destroyed) await sendAnswer(request, response, answer);
 }
@@ -98,13 +98,15 @@ async function answerRequest(
 async function handle(
   exchange: Exchange,
   match: RouteMatch | undefined,
-  method: string,
+  routes: readonly Route[],
   process: ComfyProcess,
 ): Promise<Answer> {
+  const { method = 'GET' } = exchange.request;
   try {
     if (method === 'OPTIONS') return emptyAnswer();
     if (isForeignOrigin(exchange.request, process.traits)) return emptyAnswer(403);
-    return match === undefined ? notFound(method) : await match.route.handle(exchange);
+    if (match !== undefined) return await match.route.handle(exchange);
+    return notFound(method, allowedMethods(routes, urlOf(exchange.request).pathname));
   } catch (error) {
     if (error instanceof BodyTooLarge) {
       // The rest of the body is read and thrown away, so that the client gets to see the answer.

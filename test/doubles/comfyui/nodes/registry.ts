@@ -3,7 +3,7 @@ import { readdir } from 'node:fs/promises';
 import type { Storage } from '../files/storage.ts';
 import type { ComfyKnobs } from '../knobs.ts';
 import type { Dict } from '../support/model.ts';
-import type { ComfyVersion } from '../versions.ts';
+import type { ComfyVersion, VersionTraits } from '../versions.ts';
 import type { NodeDefinition } from './definition.ts';
 import { imageNodes } from './images.ts';
 import { saveNodes } from './save.ts';
@@ -33,7 +33,11 @@ export function nodeRegistry(version: ComfyVersion, knobs: ComfyKnobs): NodeRegi
 }
 
 /** One entry of `/object_info`. LoadImage lists the files that were uploaded, as the real one does. */
-export async function describeNode(node: NodeDefinition, storage: Storage): Promise<Dict> {
+export async function describeNode(
+  node: NodeDefinition,
+  storage: Storage,
+  { describesNodesFully }: VersionTraits,
+): Promise<Dict> {
   const required =
     node.name === 'LoadImage'
       ? { image: [(await readdir(storage.directory('input'))).sort(), { image_upload: true }] }
@@ -48,7 +52,7 @@ export async function describeNode(node: NodeDefinition, storage: Storage): Prom
     input_order: Object.fromEntries(
       Object.entries(input).map(([kind, inputs]) => [kind, Object.keys(inputs)]),
     ),
-    is_input_list: node.inputIsList === true,
+    ...(describesNodesFully ? { is_input_list: node.inputIsList === true } : {}),
     output: node.outputs.map(({ type }) => type),
     output_is_list: node.outputs.map(({ isList }) => isList === true),
     output_name: node.outputs.map(({ type, name }) => name ?? type),
@@ -58,7 +62,6 @@ export async function describeNode(node: NodeDefinition, storage: Storage): Prom
     python_module: node.pythonModule ?? 'nodes',
     category: node.category,
     output_node: node.isOutput === true,
-    has_intermediate_output: false,
-    search_aliases: [],
+    ...(describesNodesFully ? { has_intermediate_output: false, search_aliases: [] } : {}),
   };
 }

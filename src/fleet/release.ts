@@ -1,0 +1,91 @@
+// Letting instances go, unless something has changed since it was decided.
+import type { Kysely, Transaction } from 'kysely';
+import type { Queues } from '../database/queues.ts';
+import type { InstanceRow, Tables } from '../database/tables.ts';
+import { beginEnding } from '../instances/ending.ts';
+import type { TerminationReason } from '../instances/instance.ts';
+import type { FleetInstance } from './fleet-state.ts';
+import { idleSinceOf } from './state.ts';
+
+export interface ReleaseDeps {
+  db: Kysely<Tables>;
+  queues: Queues;
+  maxAttempts: number;
+}
+
+/** Drains an instance that has had nothing to do since `idleSince`. False when it got something to do, or a job that wants it. */
+export async function releaseIdle(
+  deps: ReleaseDeps,
+  { id, idleSince }: FleetInstance,
+  now: Date,
+): Promise<boolean> {
+  return deps.db.transaction().execute(async (trx) => {
+    // From here on the dispatch passes it over; what was dispatched before is seen by the next statement.
+    const instance = await lock(trx, id);
+    if (instance?.status !== 'ready' || (await isWanted(trx, id, idleSince))) return false;
+    return end(deps, trx, instance, 'idle', now);
+  });
+}
+
+/** Ends an instance whose race another has won; one that got jobs all the same ends them first. */
+export async function releaseLoser(deps: ReleaseDeps, { id }: FleetInstance, now: Date): Promise<boolean> {
+  return deps.db.transaction().execute(async (trx) => {
+    const instance = await lock(trx, id);
+    return instance !== undefined && end(deps, trx, instance, 'lost_race', now);
+  });
+}
+
+async function lock(trx: Transaction<Tables>, id: string): Promise<InstanceRow | undefined> {
+  return trx.selectFrom('instances').selectAll().where('id', '=', id).forUpdate().executeTakeFirst();
+}
+
+async function isWanted(trx: Transaction<Tables>, id: string, idleSince: Date | null): Promise<boolean> {
+  const {
+    busySlots,
+    pinnedJobs,
+    idleSince: idleNow,
+  } = await trx
+    .selectFrom('instances')
+    .select((eb) => [
+      idleSinceOf(),
+      eb
+        .exists(
+          eb
+            .selectFrom('slots')
+            .select('slot')
+            .whereRef('slots.instance_id', '=', 'instances.id')
+            .where('slots.job_id', 'is not', null),
+        )
+        .as('busySlots'),
+      eb
+        .exists(
+          eb
+            .selectFrom('jobs')
+            .select('jobs.id')
+            .whereRef('jobs.wanted_instance_id', '=', 'instances.id')
+            .where('jobs.status', '=', 'queued'),
+        )
+        .as('pinnedJobs'),
+    ])
+    .where('id', '=', id)
+    .executeTakeFirstOrThrow();
+  return busySlots === true || pinnedJobs === true || idleNow?.getTime() !== idleSince?.getTime();
+}
+
+function end(
+  { queues, maxAttempts }: ReleaseDeps,
+  trx: Transaction<Tables>,
+  instance: InstanceRow,
+  reason: TerminationReason,
+  now: Date,
+): Promise<boolean> {
+  const jobReason = 'Its instance was let go.';
+  return beginEnding(trx, queues, instance, {
+    drain: true,
+    reason,
+    detail: null,
+    jobReason,
+    maxAttempts,
+    now,
+  });
+}

@@ -1,0 +1,194 @@
+// What the fleet rents and lets go: pure, so that every rule can be tested by itself.
+import { willFit } from '../jobs/matching.ts';
+import type { Demand, FleetInstance, FleetPlan, FleetSettings, FleetState, Rent } from './fleet-state.ts';
+import { losersOf, oneOfEachRace } from './race.ts';
+import { retryAt } from './setbacks.ts';
+
+/** The demand of jobs without requirements, and of the instances that FLEET_MIN keeps. */
+const ANY_WISH = 'null';
+
+/** A place for jobs: an instance, or one that is to be rented. */
+interface Place {
+  instance: FleetInstance | null;
+  covers: (demand: Demand) => boolean;
+  room: number;
+}
+
+/** What to do now. Rents for a demand only what no instance that is there or coming has room for. */
+export function planFleet(state: FleetState, settings: FleetSettings, now: Date): FleetPlan {
+  const { instances } = state;
+  const lostRaces = losersOf(instances);
+  const standing = oneOfEachRace(
+    instances.filter((instance) => instance.state !== 'ending' && !lostRaces.includes(instance)),
+  );
+  const places = standing.filter(({ promising }) => promising).map((instance) => placeOf(instance, settings));
+  const { uncovered, used } = assign(state.demands, places);
+  const wanted = rentFor(uncovered, state, settings, now);
+  const rented = standing.filter((instance) => instance.rented);
+  const ready = rented.filter(({ state: at }) => at === 'ready').length;
+  const reserve = reserveFor(
+    settings.minInstances - rented.length - wanted.rent.length,
+    wanted,
+    state,
+    settings,
+    now,
+  );
+  const rent = [...wanted.rent, ...reserve];
+  const idle = idleOf(standing, used, now);
+  return {
+    rent,
+    // One that is coming may still fail, so it stands for none that is there.
+    drain: idle.slice(0, Math.max(0, ready - settings.minInstances)),
+    lostRaces,
+    notes: wanted.notes,
+    nextLookAt: nextMoment(state, settings, now),
+  };
+}
+
+function placeOf(instance: FleetInstance, { jobsPerInstance }: FleetSettings): Place {
+  return {
+    instance,
+    covers: ({ requirements }) => willFit(requirements, instance),
+    room: Math.max(0, jobsPerInstance - instance.pinnedJobs),
+  };
+}
+
+/** Gives the jobs to the places, those with the least choice first. What is left over is in the order of the demands. */
+function assign(
+  demands: readonly Demand[],
+  places: Place[],
+): { uncovered: Map<Demand, number>; used: Set<FleetInstance> } {
+  const left = new Map(demands.map((demand) => [demand, demand.jobs]));
+  const used = new Set<FleetInstance>();
+  const choices = new Map(demands.map((demand) => [demand, places.filter(({ covers }) => covers(demand))]));
+  const byChoice = demands.toSorted((a, b) => (choices.get(a)?.length ?? 0) - (choices.get(b)?.length ?? 0));
+  for (const demand of byChoice) {
+    for (const place of choices.get(demand) ?? []) {
+      const jobs = fill(place, left.get(demand) ?? 0);
+      left.set(demand, (left.get(demand) ?? 0) - jobs);
+      if (jobs > 0 && place.instance !== null) used.add(place.instance);
+    }
+  }
+  return { uncovered: new Map([...left].filter(([, jobs]) => jobs > 0)), used };
+}
+
+function fill(place: Place, jobs: number): number {
+  const taken = Math.min(jobs, place.room);
+  place.room -= taken;
+  return taken;
+}
+
+/** What to rent for jobs that nothing covers, and why not more. */
+function rentFor(
+  uncovered: ReadonlyMap<Demand, number>,
+  state: FleetState,
+  settings: FleetSettings,
+  now: Date,
+): { rent: Rent[]; notes: Map<string, string> } {
+  const rent: Rent[] = [];
+  const notes = new Map<string, string>();
+  const planned: Place[] = [];
+  for (const [demand, jobs] of uncovered) {
+    let left = jobs;
+    for (const place of planned.filter(({ covers }) => covers(demand))) left -= fill(place, left);
+    while (left > 0) {
+      const obstacle = obstacleFor(demand.wish, roomFor(rent, state, settings), state, settings, now);
+      if (obstacle !== null) {
+        notes.set(demand.wish, obstacle);
+        break;
+      }
+      rent.push(rentOf(demand, roomFor(rent, state, settings), settings));
+      const place: Place = {
+        instance: null,
+        covers: (other) => other === demand || promises(demand, other),
+        room: settings.jobsPerInstance,
+      };
+      left -= fill(place, left);
+      planned.push(place);
+    }
+  }
+  return { rent, notes };
+}
+
+/** Whether what is rented for `demand` will do for `other` too, whatever machine it becomes. */
+function promises(demand: Demand, other: Demand): boolean {
+  if (other.requirements === null) return true;
+  if (demand.requirements === null) return false;
+  const unknown = { id: '', gpuName: null, gpuCount: null, vramGb: null, region: null };
+  return willFit(other.requirements, { ...unknown, machineKnown: false, requirements: demand.requirements });
+}
+
+/** Rents up to `missing` instances that nothing waits for yet. */
+function reserveFor(
+  missing: number,
+  wanted: { rent: Rent[] },
+  state: FleetState,
+  settings: FleetSettings,
+  now: Date,
+): Rent[] {
+  const reserve: Rent[] = [];
+  while (reserve.length < missing) {
+    const room = roomFor([...wanted.rent, ...reserve], state, settings);
+    if (obstacleFor(ANY_WISH, room, state, settings, now) !== null) break;
+    reserve.push({ wish: ANY_WISH, requirements: null, machines: 1 });
+  }
+  return reserve;
+}
+
+function rentOf({ wish, requirements }: Demand, room: number, { race }: FleetSettings): Rent {
+  return { wish, requirements, machines: Math.min(race, room) };
+}
+
+/** How many more the fleet may rent. Those that end count too: they may bill until they are confirmed gone. */
+function roomFor(rent: readonly Rent[], { instances }: FleetState, { maxInstances }: FleetSettings): number {
+  const planned = rent.reduce((sum, { machines }) => sum + machines, 0);
+  return maxInstances - instances.filter(({ wish }) => wish !== null).length - planned;
+}
+
+function obstacleFor(
+  wish: string,
+  room: number,
+  { setbacks }: FleetState,
+  { obstacle, maxInstances, retryMs }: FleetSettings,
+  now: Date,
+): string | null {
+  if (obstacle !== null) return obstacle;
+  if (maxInstances === 0)
+    return 'The fleet rents nothing by itself (FLEET_MAX is 0): rent one with POST /instances.';
+  if (room <= 0) return `The fleet rents no more: FLEET_MAX (${maxInstances}) is reached.`;
+  const [latest] = setbacks
+    .filter((setback) => setback.wish === null || setback.wish === wish)
+    .toSorted((a, b) => retryAt(b, retryMs).getTime() - retryAt(a, retryMs).getTime());
+  if (latest === undefined || retryAt(latest, retryMs) <= now) return null;
+  const time = retryAt(latest, retryMs).toISOString().slice(11, 19);
+  const times = latest.tries === 1 ? 'The last machine' : `The last ${latest.tries} machines`;
+  return `${times} rented for it never got ready. ${latest.text} The fleet tries again at ${time} UTC.`;
+}
+
+/** Rented instances that have had nothing to do for too long, the longest first. */
+function idleOf(
+  standing: readonly FleetInstance[],
+  used: ReadonlySet<FleetInstance>,
+  now: Date,
+): FleetInstance[] {
+  return standing
+    .filter((instance) => !used.has(instance) && isIdle(instance) && idleUntil(instance) <= now.getTime())
+    .toSorted((a, b) => (a.idleSince?.getTime() ?? 0) - (b.idleSince?.getTime() ?? 0));
+}
+
+function isIdle({ state, rented, busySlots, pinnedJobs }: FleetInstance): boolean {
+  return state === 'ready' && rented && busySlots === 0 && pinnedJobs === 0;
+}
+
+function idleUntil({ idleSince, idleLimitMs }: FleetInstance): number {
+  if (idleSince === null || idleLimitMs === null) return Number.POSITIVE_INFINITY;
+  return idleSince.getTime() + idleLimitMs;
+}
+
+function nextMoment({ instances, setbacks }: FleetState, { retryMs }: FleetSettings, now: Date): Date | null {
+  const moments = [
+    ...instances.filter(isIdle).map(idleUntil),
+    ...setbacks.map((setback) => retryAt(setback, retryMs).getTime()),
+  ].filter((moment) => moment > now.getTime() && Number.isFinite(moment));
+  return moments.length === 0 ? null : new Date(Math.min(...moments));
+}

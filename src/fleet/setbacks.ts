@@ -1,0 +1,72 @@
+// Instances of the fleet that never got ready: how often in a row, and when the fleet may try again.
+import { terminationReasons, type TerminationReason } from '../instances/instance.ts';
+
+/** An instance of the fleet that got ready or ended. */
+export interface Outcome {
+  wish: string;
+  wasReady: boolean;
+  reason: TerminationReason | null;
+  detail: string | null;
+  at: Date;
+}
+
+/** Instances for one demand that ended without ever being ready, one after the other. */
+export interface Setback {
+  /** Null when the account was the reason, so that no other demand would fare better. */
+  wish: string | null;
+  tries: number;
+  lastAt: Date;
+  /** What happened, for a person. */
+  text: string;
+}
+
+const RETRY_CAP_MS = 3_600_000;
+const MAX_DETAIL = 300;
+const accountReasons: ReadonlySet<TerminationReason> = new Set([
+  'insufficient_credit',
+  'provider_refused_key',
+]);
+/** Ends that somebody wanted. */
+const wantedReasons: ReadonlySet<TerminationReason> = new Set(['requested', 'idle', 'lost_race']);
+
+/** The failures since the last success, for each demand and for the account. `outcomes` in any order. */
+export function setbacksOf(outcomes: readonly Outcome[]): Setback[] {
+  const telling = outcomes
+    .filter(({ wasReady, reason }) => wasReady || (reason !== null && !wantedReasons.has(reason)))
+    .toSorted((a, b) => b.at.getTime() - a.at.getTime());
+  const ofAccount = leading(telling, isOfAccount);
+  const byWish = Map.groupBy(
+    telling.filter((outcome) => !isOfAccount(outcome)),
+    ({ wish }) => wish,
+  );
+  return [
+    ...setback(null, ofAccount),
+    ...[...byWish].flatMap(([wish, all]) =>
+      setback(
+        wish,
+        leading(all, ({ wasReady }) => !wasReady),
+      ),
+    ),
+  ];
+}
+
+/** When the fleet may try again: the first wait is `retryMs`, and doubles with each further setback. */
+export function retryAt({ lastAt, tries }: Setback, retryMs: number): Date {
+  return new Date(lastAt.getTime() + Math.min(RETRY_CAP_MS, retryMs * 2 ** Math.min(30, tries - 1)));
+}
+
+function isOfAccount({ wasReady, reason }: Outcome): boolean {
+  return !wasReady && reason !== null && accountReasons.has(reason);
+}
+
+function leading<T>(items: readonly T[], matches: (item: T) => boolean): T[] {
+  const end = items.findIndex((item) => !matches(item));
+  return items.slice(0, end === -1 ? items.length : end);
+}
+
+function setback(wish: string | null, failures: readonly Outcome[]): Setback[] {
+  const [last] = failures;
+  if (last === undefined || last.reason === null) return [];
+  const text = `${terminationReasons[last.reason]} ${(last.detail ?? '').slice(0, MAX_DETAIL)}`.trim();
+  return [{ wish, tries: failures.length, lastAt: last.at, text }];
+}

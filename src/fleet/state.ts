@@ -1,0 +1,122 @@
+// What the fleet decides from, as the database has it.
+import { sql, type Transaction } from 'kysely';
+import type { Tables } from '../database/tables.ts';
+import { queueRank } from '../jobs/dispatch.ts';
+import { expectedFacts, factColumns } from '../jobs/facts.ts';
+import { wishOf } from '../jobs/waiting.ts';
+import type { Demand, FleetInstance, FleetState } from './fleet-state.ts';
+import { setbacksOf, type Outcome } from './setbacks.ts';
+
+/** A server of the settings that does not answer by then is not waited for. */
+const STATIC_PATIENCE_MS = 60_000;
+/** Older outcomes say nothing about the next one. */
+const HISTORY_HOURS = 24;
+const HISTORY_ROWS = 500;
+
+export async function loadFleet(
+  trx: Transaction<Tables>,
+  defaultIdleMinutes: number,
+  now: Date,
+): Promise<FleetState> {
+  return {
+    demands: await loadDemands(trx),
+    instances: await loadInstances(trx, defaultIdleMinutes, now),
+    setbacks: setbacksOf(await loadOutcomes(trx)),
+  };
+}
+
+async function loadDemands(trx: Transaction<Tables>): Promise<Demand[]> {
+  return trx
+    .selectFrom('jobs')
+    .select(['requirements', wishOf.as('wish')])
+    .select(({ fn }) => fn.countAll<number>().as('jobs'))
+    .where('status', '=', 'queued')
+    .where('wanted_instance_id', 'is', null)
+    .groupBy('requirements')
+    .orderBy(sql`min(${queueRank})`)
+    .orderBy('wish')
+    .execute();
+}
+
+async function loadInstances(
+  trx: Transaction<Tables>,
+  defaultIdleMinutes: number,
+  now: Date,
+): Promise<FleetInstance[]> {
+  const rows = await trx
+    .selectFrom('instances')
+    .select(factColumns)
+    .select(['wish', 'race_id', 'ready_at', 'idle_minutes', 'unreachable_since', 'created_at'])
+    .select('phase_started_at')
+    .select((eb) => [
+      idleSinceOf(),
+      eb
+        .selectFrom('slots')
+        .select(({ fn }) => fn.countAll<number>().as('count'))
+        .whereRef('slots.instance_id', '=', 'instances.id')
+        .where('slots.job_id', 'is not', null)
+        .as('busySlots'),
+      eb
+        .selectFrom('jobs')
+        .select(({ fn }) => fn.countAll<number>().as('count'))
+        .whereRef('jobs.wanted_instance_id', '=', 'instances.id')
+        .where('jobs.status', '=', 'queued')
+        .as('pinnedJobs'),
+    ])
+    .where('status', '<>', 'terminated')
+    .orderBy('id')
+    .execute();
+  return rows.map((row) => {
+    const idleMinutes = row.idle_minutes ?? defaultIdleMinutes;
+    const isReady = row.status === 'ready';
+    const isComing = row.status === 'requested' || row.status === 'provisioning';
+    const waitedMs = now.getTime() - (row.phase_started_at ?? row.created_at).getTime();
+    return {
+      ...expectedFacts(row),
+      state: isReady ? 'ready' : isComing ? 'coming' : 'ending',
+      rented: row.provider !== 'static',
+      wish: row.wish,
+      raceId: row.race_id,
+      readyAt: row.ready_at,
+      // A rented machine that is silent is given up before long; a server of the settings never is.
+      promising:
+        row.provider !== 'static' ||
+        (isReady ? row.unreachable_since === null : waitedMs < STATIC_PATIENCE_MS),
+      pinnedJobs: row.pinnedJobs ?? 0,
+      busySlots: row.busySlots ?? 0,
+      idleSince: row.idleSince,
+      idleLimitMs: idleMinutes === 0 ? null : idleMinutes * 60_000,
+    };
+  });
+}
+
+/** Since when an instance has had nothing to do: the end of its last attempt, or its readiness. */
+export function idleSinceOf() {
+  return sql<Date | null>`greatest(instances.ready_at,
+    (select max(ended_at) from attempts where attempts.instance_id = instances.id))`.as('idleSince');
+}
+
+async function loadOutcomes(trx: Transaction<Tables>): Promise<Outcome[]> {
+  const rows = await trx
+    .selectFrom('instances')
+    .leftJoin('rentals', 'rentals.id', 'instances.rental_id')
+    .select(['wish', 'instances.ready_at', 'pending_reason', 'pending_detail'])
+    // When its end was decided: a machine that cannot be destroyed must not put off the next try for ever.
+    .select(
+      sql<Date>`coalesce(instances.ready_at, rentals.destroy_requested_at, terminated_at, now())`.as('at'),
+    )
+    .where('wish', 'is not', null)
+    .where(sql<boolean>`instances.created_at > now() - make_interval(hours => ${HISTORY_HOURS})`)
+    .where((where) =>
+      where.or([
+        where('instances.ready_at', 'is not', null),
+        where('instances.status', 'in', ['terminating', 'terminated']),
+      ]),
+    )
+    .orderBy('instances.id', 'desc')
+    .limit(HISTORY_ROWS)
+    .execute();
+  return rows.flatMap(({ wish, ready_at: readyAt, pending_reason: reason, pending_detail: detail, at }) =>
+    wish === null ? [] : [{ wish, wasReady: readyAt !== null, reason, detail, at }],
+  );
+}

@@ -1,0 +1,56 @@
+// The contract between renting and whoever guards the money: nothing is rented that this does not allow.
+import type { Transaction } from 'kysely';
+import type { Tables } from '../database/tables.ts';
+import type { Offer } from './provider.ts';
+
+/** Why nothing may be rented now. */
+export interface Obstacle {
+  reason: 'limit_reached' | 'insufficient_credit';
+  /** For a person: which limit, and the numbers. */
+  detail: string;
+  /** The numbers, for a program. */
+  numbers: LimitNumbers | { creditUsd: number; neededUsd: number };
+}
+
+/** A limit that would be passed. `committed` is what is taken already, in the worst case; `asked` is what would come on top. */
+export interface LimitNumbers {
+  limitName:
+    | 'MAX_INSTANCES'
+    | 'MAX_PRICE_PER_HOUR_USD'
+    | 'MAX_TOTAL_PRICE_PER_HOUR_USD'
+    | 'MAX_SPEND_PER_DAY_USD'
+    | 'MAX_SPEND_PER_MONTH_USD';
+  limit: number;
+  committed: number;
+  asked: number;
+  /** The day or month of UTC that it is about, as `2026-01-31` or `2026-01`; null for a limit of any moment. */
+  period: string | null;
+}
+
+export interface Terms {
+  /** From then on the instance ends; null where it may live for ever. */
+  expiresAt: Date | null;
+  /** The highest price that it may have. */
+  maxPricePerHourUsd: number;
+}
+
+export interface Budget {
+  /** When an instance that is requested now must end. */
+  expiryOf(maxLifetimeHours: number | undefined, now: Date): Date | null;
+  /**
+   * Whether one more instance may be requested, before its price is known: those that have none yet count with their highest.
+   * Locks out every other decision on money until the transaction ends.
+   */
+  admit(trx: Transaction<Tables>, terms: Terms): Promise<Obstacle | null>;
+  /** The first of the offers whose worst case can be paid, or why none can. Not a promise: `reserve` decides. */
+  firstAffordable(offers: readonly Offer[], terms: Terms): Promise<Offer | Obstacle>;
+  /**
+   * Whether an offer may be rented, by the worst case: its price until its latest end, its disk, and what may be downloaded to it.
+   * To be asked in the transaction that writes the rental, before it is written: nobody else decides until that ends.
+   */
+  reserve(trx: Transaction<Tables>, offer: Offer, terms: Terms): Promise<Obstacle | null>;
+}
+
+export function isObstacle(outcome: Offer | Obstacle): outcome is Obstacle {
+  return 'reason' in outcome;
+}

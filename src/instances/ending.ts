@@ -1,0 +1,45 @@
+// Beginning to end an instance, whoever decides it: the row is written, its jobs are seen to, and its next step is woken.
+import type { Transaction } from 'kysely';
+import type { Queues } from '../database/queues.ts';
+import type { InstanceRow, Tables } from '../database/tables.ts';
+import { closeSlots } from '../jobs/placement.ts';
+import { instanceStatusesBefore, type InstanceStatus, type TerminationReason } from './instance.ts';
+import { leavePhases, wakeInstance } from './records.ts';
+
+export interface Ending {
+  /** Lets the jobs of a ready instance end first. */
+  drain: boolean;
+  reason: TerminationReason;
+  /** Further facts for the caller, in words. */
+  detail: string | null;
+  /** Why its jobs go back to the queue, as a sentence. */
+  jobReason: string;
+  maxAttempts: number;
+  now: Date;
+}
+
+/** Takes an instance that the transaction has locked. False when it is ending already: then nothing was written. */
+export async function beginEnding(
+  trx: Transaction<Tables>,
+  queues: Queues,
+  instance: InstanceRow,
+  { drain, reason, detail, jobReason, maxAttempts, now }: Ending,
+): Promise<boolean> {
+  const to: InstanceStatus = drain && instance.status === 'ready' ? 'draining' : 'terminating';
+  if (!instanceStatusesBefore(to).includes(instance.status)) return false;
+  await trx
+    .updateTable('instances')
+    .set({
+      status: to,
+      pending_reason: reason,
+      pending_detail: detail,
+      message: to === 'draining' ? 'Ends after its jobs.' : 'Ends now.',
+      ...leavePhases(instance, now),
+    })
+    .where('id', '=', instance.id)
+    .execute();
+  if (to === 'terminating') await closeSlots(trx, queues, instance.id, jobReason, maxAttempts);
+  await queues.send(trx, 'dispatch', {});
+  await wakeInstance(trx, queues, instance.id, 0, now);
+  return true;
+}

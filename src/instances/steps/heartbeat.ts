@@ -1,0 +1,40 @@
+// Renewing the dead-man switch: a machine that is watched hears of it long before it would destroy itself.
+import { ComfyError } from '../../comfyui/errors.ts';
+import { sendHeartbeat } from '../../comfyui/heartbeat.ts';
+import type { Link } from '../../comfyui/link.ts';
+import { stillOwned } from '../records.ts';
+import type { Step } from './step.ts';
+
+/** Heartbeats within the time after which the machine would destroy itself. */
+const BEATS_PER_LIMIT = 10;
+/** Without a heartbeat for this share of that time, the machine is given up in good order rather than lost under its jobs. */
+const HOPELESS_SHARE = 0.5;
+
+/**
+ * Sends a heartbeat when one is due. `failing`: the machine did not take it, and there is time for more tries; `hopeless`: it
+ * will soon destroy itself. A machine without a switch is always `kept`.
+ */
+export async function keepAlive(
+  { deps, instance, rental, now, log, signal }: Step,
+  link: Link,
+): Promise<'kept' | 'failing' | 'hopeless'> {
+  if (rental === null || rental.dead_man_seconds === null) return 'kept';
+  const limitMs = rental.dead_man_seconds * 1000;
+  const last = rental.heartbeat_at;
+  const ageMs = last === null ? Infinity : now.getTime() - last.getTime();
+  if (ageMs < limitMs / BEATS_PER_LIMIT) return 'kept';
+  try {
+    await sendHeartbeat(link, now.toISOString(), signal);
+  } catch (error) {
+    if (!(error instanceof ComfyError)) throw error;
+    log.warn({ error: error.message, lastHeartbeatAt: last }, 'the machine did not take a heartbeat');
+    return last !== null && ageMs >= limitMs * HOPELESS_SHARE ? 'hopeless' : 'failing';
+  }
+  await deps.db
+    .updateTable('rentals')
+    .set({ heartbeat_at: now })
+    .where('id', '=', rental.id)
+    .where(stillOwned(instance))
+    .execute();
+  return 'kept';
+}

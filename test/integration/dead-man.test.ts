@@ -1,0 +1,242 @@
+// The dead-man switch: a machine whose controller has gone destroys itself, and one that is watched never does.
+import { spawn } from 'node:child_process';
+import { once } from 'node:events';
+import { createServer, type IncomingMessage, type ServerResponse } from 'node:http';
+import type { AddressInfo } from 'node:net';
+import { tmpdir } from 'node:os';
+import { setTimeout as sleep } from 'node:timers/promises';
+import { afterEach, describe, expect, it } from 'vitest';
+import { withDeadManSwitch } from '../../src/vast/dead-man-script.ts';
+import { startVastDouble, type VastDouble } from '../doubles/vast/index.ts';
+import { instantPhases } from '../doubles/vast/knobs.ts';
+import { startTestService, type TestService } from '../support/service.ts';
+
+interface Instance {
+  id: string;
+  status: string;
+  terminationReason: string | null;
+  terminationDetail: string | null;
+}
+
+/** Two seconds. */
+const SWITCH_MINUTES = String(2 / 60);
+
+describe('a rented machine', () => {
+  let vast: VastDouble;
+  let service: TestService;
+
+  async function start(env: Record<string, string> = {}) {
+    vast = await startVastDouble({ knobs: { phases: instantPhases } });
+    service = await startTestService({
+      vast,
+      env: { DEAD_MAN_SWITCH_MINUTES: SWITCH_MINUTES, INSTANCE_CHECK_SECONDS: '0.1', ...env },
+    });
+  }
+
+  afterEach(async () => {
+    await service.stop();
+    await vast.stop();
+  });
+
+  async function readyInstance(): Promise<string> {
+    const { body } = await service.call<Instance>('/instances', { method: 'POST', json: {} });
+    await service.until<Instance>(`/instances/${body.id}`, ({ status }) => status === 'ready');
+    return body.id;
+  }
+
+  it('destroys itself when the service is gone', async () => {
+    await start();
+    await readyInstance();
+    // As if it had been killed: nothing tells the machine.
+    await service.service.stop();
+    expect(vast.liveRentals()).toHaveLength(1);
+    const goneAt = performance.now();
+    await vast.until(() => vast.liveRentals().length === 0);
+    expect(performance.now() - goneAt).toBeLessThan(6000);
+    expect(vast.counters).toMatchObject({ selfDestroyed: 1 });
+  });
+
+  it('goes on for as long as it is watched, and while it only ends its jobs', async () => {
+    vast = await startVastDouble({
+      knobs: { phases: instantPhases },
+      comfyKnobs: { nodes: { FakeSampler: { durationMs: 60_000, steps: 60 } } },
+    });
+    service = await startTestService({
+      vast,
+      env: { DEAD_MAN_SWITCH_MINUTES: SWITCH_MINUTES, INSTANCE_CHECK_SECONDS: '0.1' },
+    });
+    const id = await readyInstance();
+    const workflow = {
+      '1': { class_type: 'FakeSampler', inputs: {} },
+      '2': { class_type: 'SaveImage', inputs: { images: ['1', 0], filename_prefix: 'x' } },
+    };
+    await service.call('/jobs', { method: 'POST', json: { workflow, instanceId: id } });
+    await sleep(3500);
+    expect((await service.call<Instance>(`/instances/${id}`)).body.status).toBe('ready');
+    await service.call(`/instances/${id}?drain=true`, { method: 'DELETE' });
+    await sleep(3500);
+    expect((await service.call<Instance>(`/instances/${id}`)).body.status).toBe('draining');
+    expect(vast.counters.selfDestroyed).toBe(0);
+  });
+
+  it('destroys itself when the service is gone before ComfyUI was up, later', async () => {
+    vast = await startVastDouble({ knobs: { phases: { ...instantPhases, provisioningMs: 60_000 } } });
+    service = await startTestService({
+      vast,
+      env: { DEAD_MAN_SWITCH_MINUTES: SWITCH_MINUTES, STARTING_TIMEOUT_SECONDS: '1' },
+    });
+    const { body } = await service.call<{ id: string }>('/instances', { method: 'POST', json: {} });
+    await service.until<{ phase: string }>(`/instances/${body.id}`, ({ phase }) => phase === 'starting');
+    await service.service.stop();
+    const goneAt = performance.now();
+    await vast.until(() => vast.liveRentals().length === 0);
+    expect(performance.now() - goneAt).toBeGreaterThan(1500);
+    expect(vast.counters.selfDestroyed).toBe(1);
+  });
+
+  it.each([{ DEAD_MAN_SWITCH_MINUTES: '0' }, { VAST_RUNTYPE: 'args' }] as Record<string, string>[])(
+    'has no switch with %o',
+    async (env) => {
+      await start(env);
+      await readyInstance();
+      const rental = await service.service.database.db
+        .selectFrom('rentals')
+        .select(['dead_man_seconds', 'heartbeat_at'])
+        .executeTakeFirstOrThrow();
+      expect(rental).toEqual({ dead_man_seconds: null, heartbeat_at: null });
+      await service.service.stop();
+      await sleep(3000);
+      expect(vast.liveRentals()).toHaveLength(1);
+    },
+  );
+
+  it('is given up in good order when it does not take the sign of life any more', async () => {
+    await start({ DEAD_MAN_SWITCH_MINUTES: String(6 / 60) });
+    const id = await readyInstance();
+    const [rental] = vast.liveRentals();
+    const comfy = vast.comfyOf(rental?.id ?? 0);
+    if (comfy === undefined) throw new Error('ComfyUI does not run.');
+    comfy.knobs.diskFull = true;
+    const ended = await service.until<Instance>(`/instances/${id}`, ({ status }) => status === 'terminated');
+    expect(ended.terminationReason).toBe('heartbeat_lost');
+    expect(vast.counters.selfDestroyed).toBe(0);
+  });
+
+  it('says why it is gone, when the service comes back to find that it has destroyed itself', async () => {
+    await start({ RENT_SETTLE_SECONDS: '1' });
+    const id = await readyInstance();
+    const { db } = service.service.database;
+    const [rental] = vast.liveRentals();
+    const record = vast.state.rentals.get(rental?.id ?? 0);
+    if (record === undefined) throw new Error('There is no rental.');
+    record.endedAtMs = Date.now();
+    record.hiddenFromMs = Date.now();
+    await service.until<{ message: string | null }>(
+      `/instances/${id}`,
+      ({ message }) => message?.includes('does not show') === true,
+    );
+    await db
+      .updateTable('rentals')
+      .set({ heartbeat_at: new Date(Date.now() - 60_000) })
+      .execute();
+    const ended = await service.until<Instance>(`/instances/${id}`, ({ status }) => status === 'terminated');
+    expect(ended).toMatchObject({
+      terminationReason: 'lost',
+      terminationDetail: expect.stringContaining('destroyed itself') as string,
+    });
+  });
+});
+
+describe('the loop of the start script', () => {
+  /** The provider and ComfyUI in one: what the loop asked for, and the heartbeat that it sees. */
+  async function startWorld() {
+    const calls: { method: string; url: string; authorization: string | undefined; body: string }[] = [];
+    const state = { heartbeat: null as string | null };
+    const answer = async (request: IncomingMessage, response: ServerResponse) => {
+      const { method = '', url = '', headers } = request;
+      const body = await readBody(request);
+      if (url.startsWith('/view')) {
+        response.writeHead(state.heartbeat === null ? 404 : 200).end(state.heartbeat ?? '');
+        return;
+      }
+      calls.push({ method, url, authorization: headers.authorization, body });
+      response.writeHead(200, { 'content-type': 'application/json' }).end('{"success":true}');
+    };
+    const server = createServer((request, response) => void answer(request, response));
+    server.listen(0, '127.0.0.1');
+    await once(server, 'listening');
+    const { port } = server.address() as AddressInfo;
+    return { calls, state, server, port };
+  }
+
+  async function runScript(port: number, limits: { limitSeconds: number; firstSeconds: number }) {
+    const config = { VAST_API_URL: `http://127.0.0.1:${port}`, VAST_COMFYUI_INTERNAL_PORT: port };
+    const script = withDeadManSwitch('echo started', config, limits);
+    const child = spawn('bash', ['-ec', script], {
+      detached: true,
+      stdio: ['ignore', 'pipe', 'inherit'],
+      env: {
+        PATH: process.env['PATH'],
+        TMPDIR: tmpdir(),
+        CONTAINER_ID: '4242',
+        CONTAINER_API_KEY: 'restricted',
+      },
+    });
+    let said = '';
+    child.stdout.on('data', (chunk: Buffer) => (said += chunk.toString()));
+    await once(child, 'exit');
+    return { said: () => said, kill: () => process.kill(-(child.pid ?? 0), 'SIGKILL') };
+  }
+
+  async function until(condition: () => boolean, limitMs: number): Promise<void> {
+    const deadline = performance.now() + limitMs;
+    while (!condition()) {
+      if (performance.now() > deadline) throw new Error('It did not come to pass.');
+      await sleep(50);
+    }
+  }
+
+  it('starts the image, waits while the heartbeat changes, and then destroys its own instance', async () => {
+    const world = await startWorld();
+    const script = await runScript(world.port, { limitSeconds: 3, firstSeconds: 30 });
+    try {
+      expect(script.said()).toBe('started\n');
+      for (let beat = 0; beat < 5; beat++) {
+        world.state.heartbeat = `beat ${beat}`;
+        await sleep(1000);
+      }
+      expect(world.calls).toEqual([]);
+      await until(() => world.calls.length > 0, 8000);
+      expect(world.calls[0]).toEqual({
+        method: 'DELETE',
+        url: '/api/v0/instances/4242/',
+        authorization: 'Bearer restricted',
+        body: '{}',
+      });
+    } finally {
+      script.kill();
+      world.server.closeAllConnections();
+      world.server.close();
+    }
+  });
+
+  it('goes on trying, and stops its instance when destroying it does not help', async () => {
+    const world = await startWorld();
+    const script = await runScript(world.port, { limitSeconds: 1, firstSeconds: 1 });
+    try {
+      await until(() => world.calls.some(({ method }) => method === 'PUT'), 20_000);
+      expect(world.calls.filter(({ method }) => method === 'DELETE').length).toBeGreaterThanOrEqual(10);
+      expect(world.calls.at(-1)).toMatchObject({ method: 'PUT', body: '{"state":"stopped"}' });
+    } finally {
+      script.kill();
+      world.server.closeAllConnections();
+      world.server.close();
+    }
+  });
+});
+
+async function readBody(request: IncomingMessage): Promise<string> {
+  let body = '';
+  for await (const chunk of request) body += String(chunk);
+  return body;
+}

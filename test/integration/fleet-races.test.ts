@@ -1,0 +1,131 @@
+// Decisions of the fleet that meet something else at the same moment: each is wholly made or not at all.
+import { afterAll, beforeAll, beforeEach, describe, expect, it } from 'vitest';
+import { loadConfig, type Config } from '../../src/config.ts';
+import { createBudget } from '../../src/fleet/budget.ts';
+import { tendFleet, type FleetDeps } from '../../src/fleet/fleet.ts';
+import { releaseIdle } from '../../src/fleet/release.ts';
+import type { FleetInstance } from '../../src/fleet/fleet-state.ts';
+import { loadFleet } from '../../src/fleet/state.ts';
+import { createInstances } from '../../src/instances/service.ts';
+import { systemClock } from '../../src/support/clock.ts';
+import { createLogger } from '../../src/support/log.ts';
+import { createVastProvider } from '../../src/vast/provider.ts';
+import { createJobBench, type JobBench } from '../support/jobs.ts';
+import { emptyImage } from '../support/workflows.ts';
+
+const ROUNDS = 25;
+
+let bench: JobBench;
+
+beforeAll(async () => {
+  bench = await createJobBench();
+});
+afterAll(() => bench.stop());
+beforeEach(async () => {
+  const { db } = bench.database;
+  for (const table of ['slots', 'outputs', 'job_events', 'attempts', 'jobs', 'instances'] as const) {
+    await db.deleteFrom(table).execute();
+  }
+});
+
+async function addIdleInstance(): Promise<string> {
+  const id = await bench.addInstance();
+  const readyAt = new Date(Date.now() - 3_600_000);
+  await bench.database.db
+    .updateTable('instances')
+    .set({ ready_at: readyAt, provider: 'vast' })
+    .where('id', '=', id)
+    .execute();
+  return id;
+}
+async function seen(id: string): Promise<FleetInstance> {
+  const state = await bench.database.db.transaction().execute((trx) => loadFleet(trx, 15, new Date()));
+  const instance = state.instances.find((candidate) => candidate.id === id);
+  if (instance === undefined) throw new Error('The fleet does not see the instance.');
+  return instance;
+}
+function release(instance: FleetInstance): Promise<boolean> {
+  const { db, queues } = bench.database;
+  return releaseIdle({ db, queues, maxAttempts: 3 }, instance, new Date());
+}
+const statusOf = async (id: string) =>
+  (
+    await bench.database.db
+      .selectFrom('instances')
+      .select('status')
+      .where('id', '=', id)
+      .executeTakeFirstOrThrow()
+  ).status;
+
+describe('an instance that is about to be let go', () => {
+  it('is kept when it has got a job since, also one that has ended again, or one that wants it', async () => {
+    const id = await addIdleInstance();
+    const before = await seen(id);
+    const job = await bench.submit(emptyImage, { instanceId: id });
+    expect(await release(before)).toBe(false);
+    await bench.dispatch();
+    expect(await release(before)).toBe(false);
+    await bench.run(job);
+    expect(await release(before)).toBe(false);
+    expect(await statusOf(id)).toBe('ready');
+    expect(await release(await seen(id))).toBe(true);
+    expect(await statusOf(id)).toBe('draining');
+    expect(await release(await seen(id))).toBe(false);
+  });
+
+  it('either goes or gets the job that is dispatched at that moment', { timeout: 60_000 }, async () => {
+    const outcomes = new Set<boolean>();
+    for (let round = 0; round < ROUNDS; round += 1) {
+      const id = await addIdleInstance();
+      const instance = await seen(id);
+      const job = await bench.submit(emptyImage);
+      const [, isReleased] = await Promise.all([bench.dispatch(), release(instance)]);
+      outcomes.add(isReleased);
+      expect((await bench.job(job)).status).toBe(isReleased ? 'queued' : 'running');
+      expect(await statusOf(id)).toBe(isReleased ? 'draining' : 'ready');
+      await bench.jobs.cancel(job);
+      await bench.database.db.deleteFrom('slots').where('instance_id', '=', id).execute();
+    }
+    expect(outcomes.size).toBeGreaterThan(0);
+  });
+
+  it('either goes or takes the job that wants it and comes at that moment', { timeout: 60_000 }, async () => {
+    for (let round = 0; round < ROUNDS; round += 1) {
+      const id = await addIdleInstance();
+      const instance = await seen(id);
+      const [submitted, isReleased] = await Promise.all([
+        bench.submit(emptyImage, { instanceId: id }).then(
+          () => true,
+          () => false,
+        ),
+        release(instance),
+      ]);
+      expect([submitted, isReleased]).toEqual(isReleased ? [false, true] : [true, false]);
+    }
+  });
+});
+
+describe('several replicas that look at the same queue', () => {
+  it('rent once for what waits, and once for what is to be kept', async () => {
+    const { db, queues } = bench.database;
+    const config: Config = loadConfig({
+      VASTAI_API_KEY: 'never used',
+      FLEET_MIN: '2',
+      FLEET_MAX: '3',
+      MAX_INSTANCES: '20',
+    });
+    const log = createLogger({ ...config, LOG_LEVEL: 'silent' });
+    const clock = systemClock;
+    const provider = createVastProvider({ config, log });
+    const budget = createBudget({ db, config, clock });
+    const instances = createInstances({ db, queues, provider, budget, config, clock });
+    const deps: FleetDeps = { db, queues, instances, canRent: true, config, clock, log };
+    await bench.submit(emptyImage);
+    await Promise.all(Array.from({ length: 5 }, () => tendFleet(deps)));
+    expect(await db.selectFrom('instances').select('id').execute()).toHaveLength(2);
+    for (let count = 0; count < 11; count += 1) await bench.submit(emptyImage);
+    await Promise.all(Array.from({ length: 5 }, () => tendFleet(deps)));
+    expect(await db.selectFrom('instances').select('id').execute()).toHaveLength(3);
+    await provider.close();
+  });
+});

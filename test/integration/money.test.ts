@@ -1,0 +1,414 @@
+// Money: limits that hold before and after renting, books that agree with the provider's bill, and credit that is watched.
+import { setTimeout as sleep } from 'node:timers/promises';
+import { afterEach, describe, expect, it } from 'vitest';
+import { v7 as uuid } from 'uuid';
+import { loadConfig } from '../../src/config.ts';
+import type { Database } from '../../src/database/database.ts';
+import { createBudget } from '../../src/fleet/budget.ts';
+import type { JobCost } from '../../src/jobs/cost.ts';
+import { instantPhases, startVastDouble, type OfferSpec, type VastDouble } from '../doubles/vast/index.ts';
+import { createTestDatabase, openDatabase } from '../support/database.ts';
+import { offer } from '../support/offers.ts';
+import { startTestService, type TestService } from '../support/service.ts';
+import { emptyImage } from '../support/workflows.ts';
+
+interface Instance {
+  id: string;
+  status: string;
+  message: string | null;
+  pricePerHourUsd: number | null;
+  costUsd: number;
+  expiresAt: string | null;
+  terminationReason: string | null;
+  terminationDetail: string | null;
+  rentals: { providerInstanceId: string | null }[];
+}
+interface Job {
+  id: string;
+  status: string;
+  cost: JobCost | null;
+}
+interface Problem {
+  code: string;
+  limitName?: string;
+  limit?: number;
+  committed?: number;
+  asked?: number;
+  period?: string | null;
+}
+interface Sums {
+  gpuUsd: number;
+  storageUsd: number;
+  trafficUsd: number;
+  totalUsd: number;
+  final: boolean;
+}
+interface Costs {
+  items: (Sums & { key: string })[];
+  total: Sums;
+  nextCursor: string | null;
+}
+interface Estimate {
+  place: string;
+  instanceId: string | null;
+  offer: { id: string; expectedParts: Record<string, number> } | null;
+  bootSeconds: number | null;
+  run: { seconds: number; basis: string; samples: number };
+  expected: { totalUsd: number } | null;
+  worstCaseUsd: number | null;
+  obstacle: string | null;
+}
+
+/** So dear that seconds cost cents. */
+const dear: OfferSpec = {
+  gpuName: 'RTX 4090',
+  gpuPricePerHourUsd: 90,
+  vramMb: 24_564,
+  downloadMbps: 1500,
+  reliability: 0.99,
+  slices: 4,
+};
+/** What dear machines need to be rented at all. */
+const rich = {
+  MAX_PRICE_PER_HOUR_USD: '1000',
+  MAX_TOTAL_PRICE_PER_HOUR_USD: 'none',
+  MAX_SPEND_PER_DAY_USD: 'none',
+  MAX_SPEND_PER_MONTH_USD: 'none',
+  CREDIT_RESERVE_HOURS: '0',
+  FLEET_MAX: '0',
+};
+
+let vast: VastDouble;
+let service: TestService;
+
+async function start(options: Parameters<typeof startVastDouble>[0] = {}, env: Record<string, string> = {}) {
+  vast = await startVastDouble({ ...options, knobs: { phases: instantPhases, ...options.knobs } });
+  service = await startTestService({ vast, env: { FLEET_MAX: '0', ...env } });
+}
+
+async function post<T>(path: string, json: object = {}) {
+  return service.call<T>(path, { method: 'POST', json });
+}
+
+async function rent(json: object = {}): Promise<Instance> {
+  const { status, body } = await post<Instance>('/instances', json);
+  expect(status).toBe(202);
+  return service.until<Instance>(
+    `/instances/${body.id}`,
+    (instance) => instance.status === 'ready' || instance.status === 'terminated',
+  );
+}
+
+async function end(id: string): Promise<Instance> {
+  await service.call(`/instances/${id}`, { method: 'DELETE' });
+  return service.until<Instance>(`/instances/${id}`, ({ status }) => status === 'terminated');
+}
+
+async function run(instanceId: string): Promise<Job> {
+  const { body } = await post<Job>('/jobs', { workflow: emptyImage, instanceId });
+  return service.until<Job>(`/jobs/${body.id}`, ({ status }) => status === 'succeeded');
+}
+
+const cents = (usd: number) => Math.round(usd * 100);
+
+describe('limits', () => {
+  afterEach(async () => {
+    await service.stop();
+    await vast.stop();
+  });
+
+  it('on the price of all machines hold in a burst, and say by how much they would be passed', async () => {
+    await start({}, { MAX_TOTAL_PRICE_PER_HOUR_USD: '1', MAX_INSTANCES: '10' });
+    const answers = await Promise.all(
+      Array.from({ length: 8 }, () =>
+        post<Problem & Instance>('/instances', { requirements: { maxPricePerHourUsd: 0.4 } }),
+      ),
+    );
+    const refused = answers.filter(({ status }) => status === 402);
+    expect(refused.length).toBeGreaterThan(0);
+    for (const { body } of refused) {
+      expect(body).toMatchObject({
+        code: 'limit_reached',
+        limitName: 'MAX_TOTAL_PRICE_PER_HOUR_USD',
+        limit: 1,
+        period: null,
+      });
+      expect((body.committed ?? 0) + (body.asked ?? 0)).toBeGreaterThan(1);
+    }
+    const accepted = answers.filter(({ status }) => status === 202);
+    for (const { body } of accepted) {
+      await service.until<Instance>(
+        `/instances/${body.id}`,
+        ({ status, message }) => status === 'ready' || message?.startsWith('A spending limit') === true,
+      );
+    }
+    const { items } = (await service.call<{ items: Instance[] }>('/instances')).body;
+    const total = items.reduce((sum, { pricePerHourUsd }) => sum + (pricePerHourUsd ?? 0), 0);
+    expect(total).toBeGreaterThan(0);
+    expect(total).toBeLessThanOrEqual(1);
+  });
+
+  it('on a day look at the worst case: what cannot be paid for all its life is not rented', async () => {
+    await start(
+      {},
+      { MAX_SPEND_PER_DAY_USD: '2', MAX_SPEND_PER_MONTH_USD: '2', SEARCH_TIMEOUT_SECONDS: '1' },
+    );
+    const { body } = await post<Instance>('/instances', { requirements: { minVramGb: 24 } });
+    const ended = await service.until<Instance>(
+      `/instances/${body.id}`,
+      ({ status }) => status === 'terminated',
+    );
+    expect(ended).toMatchObject({ terminationReason: 'limit_reached', costUsd: 0 });
+    expect(ended.terminationDetail).toMatch(/MAX_SPEND_PER_(DAY|MONTH)_USD is 2 USD/);
+    expect(vast.counters.created).toBe(0);
+
+    const short = await rent({ requirements: { minVramGb: 24 }, maxLifetimeHours: 1 });
+    expect(short.status).toBe('ready');
+  });
+
+  it('refuse at once what could not even be paid at the lowest price', async () => {
+    await start({}, { MAX_SPEND_PER_MONTH_USD: '0.1' });
+    const { status, body } = await post<Problem>('/instances');
+    expect(status).toBe(402);
+    expect(body).toMatchObject({ limitName: 'MAX_SPEND_PER_MONTH_USD', limit: 0.1, committed: 0 });
+  });
+
+  it('refuse a chosen offer that is dearer than one machine may be', async () => {
+    await start({ offers: [dear] });
+    vast.knobs.search.unappliedFilters.push('dph_total');
+    const { body: offers } = await service.call<{ rejected: { id: string }[] }>('/offers');
+    const { body } = await post<Instance>('/instances', { offerId: offers.rejected[0]?.id });
+    const ended = await service.until<Instance>(
+      `/instances/${body.id}`,
+      ({ status }) => status === 'terminated',
+    );
+    expect(ended.terminationReason).toBe('limit_reached');
+    expect(vast.liveRentals()).toHaveLength(0);
+  });
+
+  it('are kept by the running total too, when a host raises its price and the machine cannot be destroyed for a while', async () => {
+    await start(
+      { offers: [dear] },
+      {
+        ...rich,
+        MAX_SPEND_PER_DAY_USD: '4',
+        INSTANCE_MAX_LIFETIME_HOURS: '0.02',
+        DRAIN_LIMIT_MINUTES: '0',
+        DESTROY_RESERVE_HOURS: String(10 / 3600),
+      },
+    );
+    const ready = await rent();
+    expect(ready.status).toBe('ready');
+    const rentalId = Number(ready.rentals[0]?.providerInstanceId);
+    vast.knobs.faults.destroy.push(...Array.from({ length: 10_000 }, () => 'noop' as const));
+    for (let times = 0; times < 3; times += 1) vast.strike(rentalId, 'price-raised');
+    await service.until<Instance>(
+      `/instances/${ready.id}`,
+      ({ terminationReason }) => terminationReason === 'limit_reached',
+      30_000,
+    );
+    await sleep(8000);
+    vast.knobs.faults.destroy.length = 0;
+    await service.until<Instance>(`/instances/${ready.id}`, ({ status }) => status === 'terminated');
+    const spent = vast.bill()[0]?.totalUsd ?? Infinity;
+    expect(spent).toBeGreaterThan(1);
+    expect(spent).toBeLessThanOrEqual(4);
+  });
+
+  it('on the life of an instance end it, and a request may ask for less but not for more', async () => {
+    await start({}, { INSTANCE_MAX_LIFETIME_HOURS: '2' });
+    const before = Date.now();
+    const long = await post<Instance>('/instances', { maxLifetimeHours: 100 });
+    expect(Date.parse(long.body.expiresAt ?? '') - before).toBeLessThan(2.1 * 3_600_000);
+    const { id } = await rent({ maxLifetimeHours: 1 });
+    await service.service.database.db
+      .updateTable('instances')
+      .set({ expires_at: new Date(Date.now() - 1000) })
+      .where('id', '=', id)
+      .execute();
+    const ended = await service.until<Instance>(`/instances/${id}`, ({ status }) => status === 'terminated');
+    expect(ended.terminationReason).toBe('lifetime_reached');
+    expect(vast.liveRentals()).toHaveLength(1);
+  });
+});
+
+describe('the books', () => {
+  afterEach(async () => {
+    await service.stop();
+    await vast.stop();
+  });
+
+  it('agree with the bill of the provider to the cent, and are divided among the jobs without a rest', async () => {
+    await start({ offers: [dear] }, rich);
+    const { id } = await rent();
+    const jobs = [await run(id), await run(id), await run(id)];
+    const ended = await end(id);
+
+    const { body: costs } = await service.call<Costs>(`/costs?groupBy=instance&instanceId=${id}`);
+    const [entry] = costs.items;
+    const [bill] = vast.bill();
+    if (entry === undefined || bill === undefined) throw new Error('There is no bill.');
+    expect(costs.items).toHaveLength(1);
+    expect(entry).toMatchObject({ key: id, final: true });
+    expect(entry.totalUsd).toBeGreaterThan(0.02);
+    expect(Math.abs(cents(entry.gpuUsd) - cents(bill.gpuUsd))).toBeLessThanOrEqual(1);
+    expect(Math.abs(cents(entry.storageUsd) - cents(bill.storageUsd))).toBeLessThanOrEqual(1);
+    expect(ended.costUsd).toBeCloseTo(entry.gpuUsd + entry.storageUsd, 9);
+
+    const shares = await Promise.all(
+      jobs.map(async (job) => (await service.call<Job>(`/jobs/${job.id}`)).body.cost),
+    );
+    expect(shares.every((share) => share?.final === true)).toBe(true);
+    const sum = shares.reduce((total, share) => total + (share?.totalUsd ?? 0), 0);
+    expect(sum).toBeCloseTo(entry.totalUsd, 9);
+    for (const share of shares) {
+      if (share === null) throw new Error('A job has no cost.');
+      expect(share.workUsd + share.bootUsd + share.idleUsd + share.trafficUsd).toBeCloseTo(share.totalUsd, 9);
+      expect(share.bootUsd).toBeGreaterThan(0);
+    }
+  });
+
+  it('add up by day, by instance and by key, page by page', async () => {
+    await start({ offers: [dear] }, { ...rich, MAX_INSTANCES: '2' });
+    const ids = [(await rent()).id, (await rent()).id];
+    for (const id of ids) await end(id);
+    const { body: byDay } = await service.call<Costs>('/costs');
+    const { body: byKey } = await service.call<Costs>('/costs?groupBy=apiKey');
+    expect(byDay.total).toEqual(byKey.total);
+    expect(byKey.items.map(({ key }) => key)).toEqual(['']);
+    const sumOf = (items: Sums[]) => items.reduce((sum, { totalUsd }) => sum + totalUsd, 0);
+    expect(sumOf(byDay.items)).toBeCloseTo(byDay.total.totalUsd, 9);
+
+    const pages: string[] = [];
+    let cursor: string | null = '';
+    while (cursor !== null) {
+      const query: string = cursor === '' ? '' : `&cursor=${cursor}`;
+      const { body }: { body: Costs } = await service.call<Costs>(`/costs?groupBy=instance&limit=1${query}`);
+      pages.push(...body.items.map(({ key }) => key));
+      cursor = body.nextCursor;
+    }
+    expect(pages).toEqual(ids.toReversed());
+    const { body: none } = await service.call<Costs>('/costs?from=2020-01-01&to=2020-12-31');
+    expect(none).toMatchObject({ items: [], total: { totalUsd: 0 } });
+  });
+
+  it('show what is still billing, and are then not final', async () => {
+    await start({ offers: [dear] }, rich);
+    await rent();
+    const { body } = await service.call<Costs>('/costs');
+    expect(body.total.totalUsd).toBeGreaterThan(0);
+    expect(body.total.final).toBe(false);
+  });
+});
+
+describe('an estimate', () => {
+  afterEach(async () => {
+    await service.stop();
+    await vast.stop();
+  });
+
+  it('is made from offers before anything is rented, and from a ready instance and past runs then', async () => {
+    await start();
+    const { body: offered } = await post<Estimate>('/jobs/estimate', { workflow: emptyImage });
+    expect(offered).toMatchObject({ place: 'offer', run: { basis: 'assumed', samples: 0 }, obstacle: null });
+    expect(offered.bootSeconds).toBeGreaterThan(60);
+    expect(offered.worstCaseUsd).toBeGreaterThan(offered.expected?.totalUsd ?? Infinity);
+    expect(vast.counters.created).toBe(0);
+
+    const { id } = await rent();
+    await run(id);
+    const changed = structuredClone(emptyImage);
+    const image = changed['1'];
+    if (image === undefined) throw new Error('The workflow has changed.');
+    image.inputs['color'] = 7;
+    const { body: ready } = await post<Estimate>('/jobs/estimate', { workflow: changed });
+    expect(ready).toMatchObject({
+      place: 'instance',
+      instanceId: id,
+      bootSeconds: 0,
+      run: { basis: 'same_gpu', samples: 1 },
+    });
+    expect(ready.expected?.totalUsd).toBeLessThan(offered.expected?.totalUsd ?? 0);
+  });
+
+  it('says what stands in the way', async () => {
+    await start({}, { MAX_SPEND_PER_DAY_USD: '0.5', MAX_SPEND_PER_MONTH_USD: '0.5' });
+    const { body: dearer } = await post<Estimate>('/jobs/estimate');
+    expect(dearer.obstacle).toMatch(/MAX_SPEND_PER_/);
+    const { body: nothing } = await post<Estimate>('/jobs/estimate', { requirements: { minVramGb: 600 } });
+    expect(nothing).toMatchObject({ place: 'none', expected: null, worstCaseUsd: null });
+    const { status, body } = await post<Problem>('/jobs/estimate', { workflow: { nodes: [], links: [] } });
+    expect({ status, code: body.code }).toEqual({ status: 422, code: 'workflow_format_ui' });
+  });
+});
+
+describe('credit', () => {
+  afterEach(async () => {
+    await service.stop();
+    await vast.stop();
+  });
+
+  it('that runs low is told in health and metrics, and nothing more is rented', async () => {
+    await start({ creditUsd: 25 }, { CREDIT_CHECK_SECONDS: '1', SEARCH_TIMEOUT_SECONDS: '1' });
+    interface Health {
+      parts: { credit: { status: string } };
+    }
+    await rent();
+    await service.until<Health>('/health', ({ parts }) => parts.credit.status === 'ok');
+    vast.state.creditUsd = 0.3;
+    await service.until<Health>('/health', ({ parts }) => parts.credit.status === 'degraded');
+    const metrics = await (await fetch(`${service.url}/metrics`)).text();
+    expect(Number(/^comfyfleet_credit_usd (\S+)$/m.exec(metrics)?.[1])).toBeLessThan(0.31);
+    expect(Number(/^comfyfleet_price_per_hour_usd (\S+)$/m.exec(metrics)?.[1])).toBeGreaterThan(0.1);
+    expect(metrics).toMatch(/^comfyfleet_limit\{limit="spend_per_day"\} 50$/m);
+    const { status, body } = await post<Problem>('/instances');
+    expect({ status, code: body.code }).toEqual({ status: 402, code: 'insufficient_credit' });
+    expect(vast.liveRentals()).toHaveLength(1);
+  });
+});
+
+describe('two replicas', () => {
+  it('cannot commit the same money twice', async () => {
+    const { database, url, stop } = await createTestDatabase();
+    const other = await openDatabase(url);
+    try {
+      const config = loadConfig({ MAX_TOTAL_PRICE_PER_HOUR_USD: '1' });
+      const clock = { now: () => new Date() };
+      const tries = Array.from({ length: 10 }, (_, index) => reserveOn(index % 2 === 0 ? database : other));
+      const outcomes = await Promise.all(tries);
+      expect(outcomes.filter((outcome) => outcome === 'rented')).toHaveLength(2);
+
+      async function reserveOn({ db }: Database): Promise<'rented' | 'refused'> {
+        const budget = createBudget({ db, config, clock });
+        const instanceId = uuid();
+        return db.transaction().execute(async (trx) => {
+          await trx
+            .insertInto('instances')
+            .values({ id: instanceId, provider: 'vast', status: 'provisioning' })
+            .execute();
+          const terms = { expiresAt: new Date(Date.now() + 3_600_000), maxPricePerHourUsd: 1 };
+          const chosen = offer({ pricePerHourUsd: 0.4 });
+          if ((await budget.reserve(trx, chosen, terms)) !== null) return 'refused';
+          await trx
+            .insertInto('rentals')
+            .values({
+              id: uuid(),
+              instance_id: instanceId,
+              number: 1,
+              status: 'intended',
+              label: instanceId,
+              offer: JSON.stringify(chosen),
+              machine_id: chosen.machineId,
+              price_per_hour_usd: chosen.pricePerHourUsd,
+              secret: 'x'.repeat(43),
+            })
+            .execute();
+          return 'rented';
+        });
+      }
+    } finally {
+      await other.stop();
+      await stop();
+    }
+  });
+});

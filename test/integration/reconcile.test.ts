@@ -1,0 +1,386 @@
+// The rentals of the account against the records: what nobody accounts for is found, and nothing else is ever touched.
+import { randomUUID } from 'node:crypto';
+import { afterEach, describe, expect, it } from 'vitest';
+import { loadConfig } from '../../src/config.ts';
+import type { Database } from '../../src/database/database.ts';
+import { createBudget } from '../../src/fleet/budget.ts';
+import { reconcile } from '../../src/instances/reconcile.ts';
+import { createSessions } from '../../src/instances/sessions.ts';
+import { systemClock as clock } from '../../src/support/clock.ts';
+import { createLogger } from '../../src/support/log.ts';
+import { createVastProvider } from '../../src/vast/provider.ts';
+import { startVastDouble, type VastDouble } from '../doubles/vast/index.ts';
+import { instantPhases } from '../doubles/vast/knobs.ts';
+import { startTestService, type TestService } from '../support/service.ts';
+
+interface Instance {
+  id: string;
+  status: string;
+  costUsd: number;
+  rentals: { status: string; label: string; providerInstanceId: string | null; endReason: string | null }[];
+  terminationReason: string | null;
+}
+interface AccountRental {
+  providerInstanceId: string;
+  label: string | null;
+  ownership: string;
+  instanceId: string | null;
+}
+interface Health {
+  status: string;
+  parts: Record<string, { status: string; detail: string }>;
+}
+
+let vast: VastDouble;
+let service: TestService;
+
+const quick = {
+  DEPLOYMENT: 'test',
+  RECONCILE_SECONDS: '0.1',
+  ORPHAN_GRACE_SECONDS: '0.3',
+  RENT_SETTLE_SECONDS: '1',
+};
+
+async function start(env: Record<string, string> = {}) {
+  vast = await startVastDouble({ knobs: { phases: instantPhases } });
+  service = await startTestService({ vast, env: { ...quick, ...env } });
+}
+
+afterEach(async () => {
+  await service.stop();
+  await vast.stop();
+});
+
+const database = (): Database => service.service.database;
+const labelled = (instanceId: string) => `cfy.test.${instanceId}.1`;
+
+async function readyInstance(): Promise<Instance> {
+  const { body } = await service.call<Instance>('/instances', { method: 'POST', json: {} });
+  return service.until<Instance>(`/instances/${body.id}`, ({ status }) => status === 'ready');
+}
+
+/** As after the loss of the database: the machine goes on, and no record knows it. */
+async function forget(instanceId: string): Promise<void> {
+  const { db } = database();
+  await db.deleteFrom('slots').where('instance_id', '=', instanceId).execute();
+  await db.deleteFrom('rentals').where('instance_id', '=', instanceId).execute();
+  await db.deleteFrom('instances').where('id', '=', instanceId).execute();
+}
+
+/** As when a create call that counted as failed makes its machine after all. */
+async function closeRecords(
+  instanceId: string,
+  reason: 'renting_timeout' | 'unreachable' = 'renting_timeout',
+): Promise<void> {
+  const { db } = database();
+  const gone = { status: 'gone', gone_at: new Date(Date.now() - 60_000), end_reason: reason } as const;
+  await db.updateTable('rentals').set(gone).where('instance_id', '=', instanceId).execute();
+  await db.deleteFrom('slots').where('instance_id', '=', instanceId).execute();
+  await db
+    .updateTable('instances')
+    .set({ status: 'terminated', terminated_at: new Date() })
+    .where('id', '=', instanceId)
+    .execute();
+}
+
+/** Waits until so many more reconciliations have looked at the list. */
+async function looks(count: number): Promise<void> {
+  const wanted = vast.counters.calls.list + count;
+  await vast.until(() => vast.counters.calls.list >= wanted);
+}
+
+describe('a rental with our label and no record', () => {
+  it('is destroyed after its grace, under a record that shows its reason and its cost', async () => {
+    await start();
+    const { id } = await readyInstance();
+    await forget(id);
+    await vast.until(() => vast.liveRentals().length === 0);
+    const ended = await service.until<Instance>(`/instances/${id}`, ({ status }) => status === 'terminated');
+    expect(ended).toMatchObject({
+      terminationReason: 'orphaned',
+      rentals: [{ status: 'gone', endReason: 'orphaned' }],
+    });
+    expect(ended.costUsd).toBeGreaterThan(0);
+  });
+
+  it('is left alone within its grace', async () => {
+    await start({ ORPHAN_GRACE_SECONDS: '60' });
+    const { id } = await readyInstance();
+    await forget(id);
+    await looks(5);
+    expect(vast.liveRentals()).toHaveLength(1);
+    const { body } = await service.call<{ items: AccountRental[] }>('/rentals');
+    expect(body.items).toMatchObject([{ ownership: 'orphan', label: labelled(id), instanceId: null }]);
+  });
+
+  it('is destroyed when its record was closed too early, and is no longer the old instance', async () => {
+    await start();
+    const { id } = await readyInstance();
+    await closeRecords(id);
+    await vast.until(() => vast.liveRentals().length === 0);
+    const { body } = await service.call<{ items: Instance[] }>('/instances');
+    const [fresh, old] = body.items;
+    expect(body.items).toHaveLength(2);
+    expect(old?.id).toBe(id);
+    expect(fresh?.rentals[0]).toMatchObject({
+      label: labelled(id),
+      providerInstanceId: old?.rentals[0]?.providerInstanceId,
+      endReason: 'orphaned',
+    });
+  });
+
+  it('is only reported when the policy says so', async () => {
+    await start({ ORPHAN_POLICY: 'report' });
+    const { id } = await readyInstance();
+    await forget(id);
+    const health = await service.until<Health>(
+      '/health',
+      ({ parts }) => parts['rentals']?.status === 'degraded',
+    );
+    expect(health.parts['rentals']?.detail).toMatch(/1 .*without a record/);
+    expect(vast.liveRentals()).toHaveLength(1);
+  });
+
+  it('is used again where the policy says so and its secret is known', async () => {
+    await start({ ORPHAN_POLICY: 'adopt' });
+    const { id } = await readyInstance();
+    await closeRecords(id);
+    const page = await service.until<{ items: Instance[] }>(
+      '/instances?status=ready',
+      ({ items }) => items.length === 1,
+    );
+    expect(page.items[0]?.id).not.toBe(id);
+    expect(vast.state.rentals.size).toBe(1);
+  });
+
+  it('is destroyed even by the policy to adopt when its end was meant', async () => {
+    await start({ ORPHAN_POLICY: 'adopt' });
+    const { id } = await readyInstance();
+    await closeRecords(id, 'unreachable');
+    await vast.until(() => vast.liveRentals().length === 0);
+    expect(vast.counters).toMatchObject({ created: 1, destroyed: 1 });
+  });
+
+  it('is destroyed even by the policy to adopt when nobody knows its secret', async () => {
+    await start({ ORPHAN_POLICY: 'adopt' });
+    const { id } = await readyInstance();
+    await forget(id);
+    await vast.until(() => vast.liveRentals().length === 0);
+    expect(vast.counters.destroyed).toBe(1);
+  });
+
+  it('is destroyed however the provider answers the call to destroy it', async () => {
+    await start();
+    const { id } = await readyInstance();
+    vast.knobs.faults.destroy.push('noop', 'lying-404', '503', 'auth-404');
+    await forget(id);
+    await service.until<Instance | { code: string }>(
+      `/instances/${id}`,
+      (body) => 'status' in body && body.status === 'terminated',
+      60_000,
+    );
+    expect(vast.liveRentals()).toHaveLength(0);
+  });
+});
+
+describe('replicas that reconcile at the same moment', () => {
+  it('make one record for one orphan', async () => {
+    vast = await startVastDouble({ knobs: { phases: instantPhases } });
+    // Its own sees no provider, so that nothing but the calls below reconciles.
+    service = await startTestService({ env: quick });
+    const { db, queues } = database();
+    const config = loadConfig({
+      VASTAI_API_KEY: vast.apiKey,
+      VAST_API_URL: vast.url,
+      VAST_PACING: 'none',
+      ORPHAN_GRACE_SECONDS: '0',
+    });
+    const log = createLogger({ ...config, LOG_LEVEL: 'silent' });
+    const provider = createVastProvider({ config, log });
+    const sessions = createSessions({ db, config, log });
+    const budget = createBudget({ db, config, clock });
+    const deps = { db, queues, provider, sessions, budget, config, labelPrefix: 'cfy.test', log, clock };
+    const orphan = vast.addForeignRental(labelled(randomUUID()));
+    const { signal } = new AbortController();
+    const results = await Promise.all([1, 2, 3].map(() => reconcile(deps, signal)));
+    await provider.close();
+    expect(results.reduce((sum, result) => sum + (result?.destroyed ?? 0), 0)).toBe(1);
+    const rentals = await db.selectFrom('rentals').select(['provider_instance_id', 'status']).execute();
+    expect(rentals).toEqual([{ provider_instance_id: String(orphan), status: 'destroying' }]);
+  });
+});
+
+describe('rentals of others', () => {
+  it('are listed and never touched, whatever their label looks like', async () => {
+    await start();
+    const labels = [
+      undefined,
+      'mine',
+      'cfy.other.' + randomUUID() + '.1',
+      'cfy.test',
+      'cfy.test.by-hand.1',
+      'cfy.tests.1',
+    ];
+    const ids = labels.map((label) => vast.addForeignRental(label));
+    const { id } = await readyInstance();
+    await looks(8);
+    expect(vast.liveRentals().filter(({ isForeign }) => isForeign)).toHaveLength(labels.length);
+    const { body } = await service.call<{ items: AccountRental[] }>('/rentals');
+    const foreign = body.items.filter(({ ownership }) => ownership === 'foreign');
+    expect(new Set(foreign.map(({ providerInstanceId }) => Number(providerInstanceId)))).toEqual(
+      new Set(ids),
+    );
+    expect(body.items.find(({ ownership }) => ownership === 'ours')).toMatchObject({ instanceId: id });
+    const stored = await database().db.selectFrom('rentals').select('secret').executeTakeFirstOrThrow();
+    expect(JSON.stringify(body)).not.toContain(stored.secret);
+  });
+});
+
+describe('a list that cannot be relied on', () => {
+  it.each([
+    'null-list',
+    '500',
+    'token-loop',
+    'lost-pages',
+    'empty-list',
+    'success-false',
+    'not-json',
+    'auth-404',
+  ] as const)('changes nothing when it is %s', async (fault) => {
+    await start({ ORPHAN_GRACE_SECONDS: '0' });
+    const { id } = await readyInstance();
+    const foreign = vast.addForeignRental();
+    vast.knobs.faultChances = { list: [{ fault, chance: 1 }] };
+    // Longer than a rental may be absent from both views.
+    const until = performance.now() + 1500;
+    while (performance.now() < until) await looks(1);
+    const { body } = await service.call<Instance>(`/instances/${id}`);
+    expect(body).toMatchObject({ status: 'ready', rentals: [{ status: 'active', endReason: null }] });
+    expect(vast.liveRentals().map((rental) => rental.id)).toContain(foreign);
+    expect(vast.liveRentals()).toHaveLength(2);
+    expect(vast.counters.calls.destroy).toBe(0);
+  });
+
+  it('is an error for who asks for it, never an empty answer', async () => {
+    await start();
+    vast.knobs.faultChances = { list: [{ fault: 'lost-pages', chance: 1 }] };
+    const answer = await service.call<{ code: string }>('/rentals');
+    expect(answer).toMatchObject({ status: 502, body: { code: 'provider_unavailable' } });
+  });
+});
+
+describe('a record without a rental', () => {
+  it.each(['ready', 'draining'] as const)(
+    'is closed as lost when both views agree, while it is %s',
+    async (status) => {
+      await start();
+      const { id, rentals } = await readyInstance();
+      if (status === 'draining') {
+        // A job that never ends keeps it from ending by itself.
+        const workflow = {
+          '1': { class_type: 'EmptyImage', inputs: { width: 64, height: 64, batch_size: 1, color: 1 } },
+          '2': { class_type: 'SaveImage', inputs: { images: ['1', 0], filename_prefix: 'x' } },
+        };
+        const comfy = vast.comfyOf(Number(rentals[0]?.providerInstanceId));
+        if (comfy !== undefined)
+          comfy.knobs.nodes = { EmptyImage: { durationMs: 60_000, returns: ['IMAGE'] } };
+        const { body } = await service.call<{ id: string }>('/jobs', {
+          method: 'POST',
+          json: { workflow, instanceId: id },
+        });
+        await service.until<{ status: string }>(`/jobs/${body.id}`, (job) => job.status === 'running');
+        await service.call(`/instances/${id}?drain=true`, { method: 'DELETE' });
+      }
+      const rental = vast.state.rentals.get(Number(rentals[0]?.providerInstanceId));
+      if (rental === undefined) throw new Error('There is no rental.');
+      rental.endedAtMs = Date.now();
+      rental.hiddenFromMs = Date.now();
+      const ended = await service.until<Instance>(
+        `/instances/${id}`,
+        (instance) => instance.status === 'terminated',
+      );
+      expect(ended.rentals[0]).toMatchObject({ status: 'gone', endReason: 'lost' });
+    },
+  );
+
+  it('stays open while only one of the views misses it', async () => {
+    await start();
+    const { id } = await readyInstance();
+    vast.knobs.faultChances = { show: [{ fault: 'null-instance', chance: 1 }] };
+    const until = performance.now() + 1500;
+    while (performance.now() < until) await looks(1);
+    const { body } = await service.call<Instance>(`/instances/${id}`);
+    expect(body.status).toBe('ready');
+  });
+});
+
+describe('a destroy that does not end', () => {
+  it('goes on, bills on, and shows in health and metrics', async () => {
+    await start();
+    const { id } = await readyInstance();
+    vast.knobs.faultChances = { destroy: [{ fault: 'noop', chance: 1 }] };
+    await service.call(`/instances/${id}`, { method: 'DELETE' });
+    const health = await service.until<Health>(
+      '/health',
+      ({ parts }) => parts['rentals']?.status === 'degraded',
+      40_000,
+    );
+    expect(health.parts['rentals']?.detail).toMatch(/cannot be destroyed/);
+    const metrics = await (await fetch(`${service.url}/metrics`)).text();
+    expect(metrics).toMatch(/^comfyfleet_rentals_stuck 1$/m);
+    const before = (await service.call<Instance>(`/instances/${id}`)).body;
+    expect(before.status).toBe('terminating');
+    vast.knobs.faultChances = {};
+    const after = await service.until<Instance>(
+      `/instances/${id}`,
+      ({ status }) => status === 'terminated',
+      40_000,
+    );
+    expect(after.costUsd).toBeGreaterThan(before.costUsd);
+  });
+
+  it('is tried again although neither view answers', async () => {
+    await start();
+    const { id } = await readyInstance();
+    vast.knobs.faults.destroy.push('noop');
+    vast.knobs.faultChances = { show: [{ fault: '500', chance: 1 }], list: [{ fault: '500', chance: 1 }] };
+    await service.call(`/instances/${id}`, { method: 'DELETE' });
+    await vast.until(() => vast.liveRentals().length === 0, 20_000);
+    expect((await service.call<Instance>(`/instances/${id}`)).body.status).toBe('terminating');
+    vast.knobs.faultChances = {};
+    await service.until<Instance>(`/instances/${id}`, ({ status }) => status === 'terminated', 40_000);
+  });
+});
+
+describe('what the host changes under a rental', () => {
+  it('is noted when it is the price, and ends the rental in good order above what the caller accepts', async () => {
+    await start({ MAX_PRICE_PER_HOUR_USD: '1' });
+    const instance = await readyInstance();
+    vast.strike(Number(instance.rentals[0]?.providerInstanceId), 'price-raised');
+    const dearer = await service.until<Instance & { pricePerHourUsd: number }>(
+      `/instances/${instance.id}`,
+      ({ pricePerHourUsd }) =>
+        pricePerHourUsd > (instance as Instance & { pricePerHourUsd: number }).pricePerHourUsd * 1.5,
+    );
+    expect(dearer.status).toBe('ready');
+    while ((await service.call<Instance>(`/instances/${instance.id}`)).body.status === 'ready') {
+      vast.strike(Number(instance.rentals[0]?.providerInstanceId), 'price-raised');
+      await looks(3);
+    }
+    const ended = await service.until<Instance>(
+      `/instances/${instance.id}`,
+      ({ status }) => status === 'terminated',
+    );
+    expect(ended.terminationReason).toBe('price_raised');
+  });
+
+  it('ends the instance before the contract of the host ends', async () => {
+    await start();
+    const { id, rentals } = await readyInstance();
+    const rental = vast.state.rentals.get(Number(rentals[0]?.providerInstanceId));
+    if (rental === undefined) throw new Error('There is no rental.');
+    rental.machine.contractEndsAtMs = Date.now() + 1_800_000;
+    const ended = await service.until<Instance>(`/instances/${id}`, ({ status }) => status === 'terminated');
+    expect(ended.terminationReason).toBe('contract_ending');
+  });
+});
