@@ -8,6 +8,7 @@ import {
   poll,
   post,
   send,
+  untilIdle,
   upload,
   type RawAnswer,
 } from '../doubles/comfyui/conformance/client.ts';
@@ -46,15 +47,13 @@ describe.each(versions)('ComfyUI %s', { timeout: TIMEOUT_MS }, (version) => {
   beforeAll(async () => {
     target = await startTarget(version);
     ({ url } = target);
+    await untilIdle(url);
     if (target.double !== undefined) target.double.knobs.itemMs = 4;
   });
   afterEach(async () => {
     await post(`${url}/queue`, { clear: true });
     await post(`${url}/interrupt`, '');
-    await poll(
-      async () => (await send(`${url}/prompt`)).text,
-      (text) => text.includes('"queue_remaining": 0'),
-    );
+    await untilIdle(url);
   });
   afterAll(() => target.stop());
 
@@ -169,7 +168,11 @@ describe.each(versions)('ComfyUI %s', { timeout: TIMEOUT_MS }, (version) => {
   });
 
   describe('sockets', () => {
-    test('feature flags are answered when they are the first object, and previews then carry their node', async () => {
+    test('feature flags are answered when they are the first object, and previews then carry their node', async (context) => {
+      context.skip(
+        (await send(`${url}/object_info/SaveImageWebsocket`)).text === '{}',
+        'The server runs without SaveImageWebsocket, which is in its folder of custom nodes.',
+      );
       const [flagged, plain] = [randomUUID(), randomUUID()];
       const preview = {
         '1': smallGraph()['1'],
@@ -319,6 +322,46 @@ describe.each(versions)('ComfyUI %s', { timeout: TIMEOUT_MS }, (version) => {
       await upload(url, { name: 'text.mp4', bytes: Buffer.from('no film') }, { overwrite: 'true' });
       expect((await send(`${url}/view?filename=text.mp4&type=input&preview=webp`)).status).toBe(500);
     });
+  });
+
+  test('a node is described by its inputs and outputs, to its last field', async () => {
+    const { text } = await send(`${url}/object_info/EmptyImage`);
+    expect(JSON.parse(text)).toEqual({
+      EmptyImage: {
+        input: {
+          required: {
+            width: ['INT', { default: 512, min: 1, max: 16_384, step: 1 }],
+            height: ['INT', { default: 512, min: 1, max: 16_384, step: 1 }],
+            batch_size: ['INT', { default: 1, min: 1, max: 4096 }],
+            color: ['INT', { default: 0, min: 0, max: 0xff_ffff, step: 1, display: 'color' }],
+          },
+        },
+        input_order: { required: ['width', 'height', 'batch_size', 'color'] },
+        ...(version === '0.33.0' ? { is_input_list: false } : {}),
+        output: ['IMAGE'],
+        output_is_list: [false],
+        output_name: ['IMAGE'],
+        name: 'EmptyImage',
+        display_name: version === '0.33.0' ? expect.any(String) : 'EmptyImage',
+        description: '',
+        python_module: 'nodes',
+        category: 'image',
+        output_node: false,
+        ...(version === '0.33.0'
+          ? { has_intermediate_output: false, search_aliases: expect.any(Array) }
+          : {}),
+      },
+    });
+  });
+
+  test.for([
+    ['PUT', '/prompt', 'GET,HEAD,POST'],
+    ['DELETE', '/api/queue', 'GET,HEAD,POST'],
+    ['POST', '/view', 'GET,HEAD'],
+    ['POST', '/nothing', 'GET,HEAD'],
+  ] as const)('%s %s is refused, and Allow names what is not', async ([method, path, allowed]) => {
+    const { status, headers } = await send(url + path, { method });
+    expect([status, headers.allow]).toEqual([405, allowed]);
   });
 
   test('a body over the limit is refused, wherever it goes', async () => {

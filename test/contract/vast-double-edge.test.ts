@@ -366,6 +366,13 @@ test('the image of ai-dock sends strangers to a login page and has credentials o
   expect(await outcome(`${url}/system_stats?token=${password}`)).toBe(200);
   expect(await outcome(`${url}/system_stats`, basic('svc', 'other'))).toBe(200);
 
+  const closed = await rent(vast, { ...recipe, env: { ...recipe.env, WEB_ENABLE_HTTPS: 'true' } });
+  const closedUrl = await untilReady(vast, closed);
+  expect(await outcome(`${closedUrl}/system_stats`, bearer)).toBe(200);
+  expect(await get(`${closedUrl.replace('https', 'http')}/queue`)).toMatchObject({
+    headers: { location: `${closedUrl}/queue` },
+  });
+
   const open = await rent(vast, { ...recipe, env: { '-p 8188:8188': '1', WEB_ENABLE_AUTH: 'false' } });
   const openUrl = `http://${await publishedAddress(vast, open)}/system_stats`;
   await expect.poll(() => outcome(openUrl)).toBe(200);

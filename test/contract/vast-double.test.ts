@@ -424,9 +424,18 @@ test.each([
   ['unknown', { actual_status: 'unknown', cur_state: 'running' }],
   [
     'outbid',
-    { actual_status: 'stopped', intended_status: 'stopped', cur_state: 'stopped', next_state: 'stopped' },
+    {
+      actual_status: 'stopped',
+      intended_status: 'stopped',
+      cur_state: 'stopped',
+      next_state: 'stopped',
+      is_bid: true,
+    },
   ],
-  ['contract-ended', { actual_status: 'exited', intended_status: 'stopped', cur_state: 'stopped' }],
+  [
+    'contract-ended',
+    { actual_status: 'exited', intended_status: 'stopped', cur_state: 'stopped', is_bid: false },
+  ],
   ['price-raised', { actual_status: 'running', dph_base: 0.67 }],
 ] as const)('a rental whose fate is %s shows it', async (fate, shown) => {
   const clock = manualClock();

@@ -1,0 +1,52 @@
+// Jobs on a service that is killed at random points, with the database that it runs itself.
+import { join } from 'node:path';
+import { seededRandom } from '../doubles/vast/random.ts';
+import { clientOf } from './client.ts';
+import { startDoubles } from './comfyui-doubles.ts';
+import { newDataFolder, openRecords } from './folders.ts';
+import { judgeJobs } from './judge-jobs.ts';
+import { planJobs, submitJobs, waitForJobs } from './job-plans.ts';
+import { startKilling } from './killing.ts';
+import type { ChaosOptions, Outcome, Scenario } from './scenario.ts';
+import { serviceProcess } from './service-process.ts';
+import { watchSlots } from './slot-watch.ts';
+
+const CALM_MS = 3_000;
+
+export const restarts: Scenario = {
+  name: 'restarts',
+  about: 'runs jobs on one service with its own database, killed at random points',
+  run,
+};
+
+async function run({ random, full, folder }: ChaosOptions): Promise<Outcome> {
+  await using stack = new AsyncDisposableStack();
+  const doubles = await startDoubles(2, stack);
+  const dataDir = await newDataFolder(folder, stack);
+  const service = serviceProcess('service', {
+    logFile: join(folder, 'service.log'),
+    env: { DATA_DIR: dataDir, COMFYUI_URLS: doubles.map(({ url }) => url).join(',') },
+  });
+  stack.defer(() => service.stop());
+  const client = clientOf([service]);
+  const plans = planJobs(random, 'restarts', full ? 300 : 24);
+  const slots = watchSlots(doubles);
+
+  service.start();
+  const killing = startKilling(service, seededRandom(random.integer(0, 2 ** 31)), CALM_MS);
+  await Promise.race([submitJobs(client, random, plans), killing.broken]);
+  const stuck = await Promise.race([waitForJobs(client), killing.broken]);
+  const { kills } = killing;
+  await killing.stop();
+
+  const seen = await slots.stop();
+  const judged = await judgeJobs(await openRecords(dataDir, stack), client, plans, doubles);
+  return {
+    figures: {
+      kills,
+      ...judged.figures,
+      'most prompts on one instance': `${seen.most}, in ${seen.looks} looks`,
+    },
+    violations: [...stuck, ...service.accidents, ...seen.violations, ...judged.violations],
+  };
+}
