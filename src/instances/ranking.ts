@@ -1,6 +1,7 @@
 // Which offer to take first: the one with the lowest expected cost to get going and work for an hour.
 import type { MachineRow } from '../database/tables.ts';
 import type { HostMemory } from './machines.ts';
+import { requirementsSchema, type RequestedRequirements } from './requirements.ts';
 import type { Offer } from './provider.ts';
 
 /** Size of vast.ai's ComfyUI image, compressed, as measured in the field. */
@@ -55,16 +56,34 @@ export function rankOffers(offers: Offer[], memory: HostMemory = new Map()): Ran
 
 /** The id under which an offer is known to callers. It names the machine too, since the provider changes offer ids between searches. */
 export function publicOfferId(offer: Offer): string {
-  return `${offer.offerId}.${offer.machineId}`;
+  return `${offer.offerId}.${offer.machineId}.${offer.gpuCount}x${offer.diskGb}`;
 }
+
+/** How `publicOfferId` writes: offer, machine, then GPUs and GB of disk. */
+export const offerIdPattern = /^([\w-]{1,64})\.([\w-]{1,64})\.(\d{1,2})x(\d{1,5}(?:\.\d+)?)$/;
 
 /** The offer that a caller meant, also when the provider lists the machine under a new id by now. */
 export function findOffer(offers: Offer[], publicId: string): Offer | undefined {
-  const [offerId, machineId] = publicId.split('.');
+  const [, offerId, machineId, gpuCount] = offerIdPattern.exec(publicId) ?? [];
   return (
     offers.find((offer) => offer.offerId === offerId) ??
-    offers.find((offer) => machineId !== undefined && offer.machineId === machineId)
+    offers.find((offer) => offer.machineId === machineId && offer.gpuCount === Number(gpuCount))
   );
+}
+
+/** What to search by for a machine that the caller has chosen already: its shape, and nothing that could leave it out. */
+export function requirementsOfOffer(publicId: string): RequestedRequirements {
+  const [, , , gpuCount, diskGb] = offerIdPattern.exec(publicId) ?? [];
+  return requirementsSchema.parse({
+    gpuCount: Number(gpuCount),
+    diskGb: Number(diskGb),
+    minVramGb: 1,
+    minRamGb: 0,
+    minReliability: 0,
+    minDownloadMbps: 0,
+    minCuda: 11,
+    verifiedOnly: false,
+  });
 }
 
 type Expectation = Pick<

@@ -69,3 +69,24 @@ export function completeRequirements(
     ),
   };
 }
+
+/** Memory is sold by its nominal size, and what is usable of it is a little less: 22.5 GB of an L4's 24. */
+export const NOMINAL_SHARE = 0.93;
+
+/** Whether memory that a machine shows is what was asked for by its nominal size. */
+export function satisfiesVram(
+  { minVramGb }: Pick<RequestedRequirements, 'minVramGb'>,
+  vramGb: number,
+): boolean {
+  return vramGb >= minVramGb * NOMINAL_SHARE;
+}
+
+/** Whether a GPU, as vast.ai's API calls it, is one that was asked for; an empty list accepts all. */
+export function acceptsGpu({ gpuNames }: Pick<RequestedRequirements, 'gpuNames'>, gpuName: string): boolean {
+  return gpuNames.length === 0 || gpuNames.map(gpuNameOfApi).includes(gpuName);
+}
+
+/** vast.ai's command line writes "RTX_4090" for what its API calls "RTX 4090". */
+export function gpuNameOfApi(gpuName: string): string {
+  return gpuName.replaceAll('_', ' ');
+}

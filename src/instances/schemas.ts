@@ -12,7 +12,7 @@ import {
   terminationReasons,
 } from './instance.ts';
 import type { Offer, RejectedOffer } from './provider.ts';
-import { publicOfferId, type RankedOffer } from './ranking.ts';
+import { offerIdPattern, publicOfferId, type RankedOffer } from './ranking.ts';
 import { requirementsSchema, type RequestedRequirements } from './requirements.ts';
 import type { InstanceWithRentals } from './service.ts';
 
@@ -121,7 +121,7 @@ export const instanceRequestSchema = z
       .describe('What the machine must satisfy; `{}` takes the defaults'),
     offerId: z
       .string()
-      .regex(/^[\w-]{1,64}\.[\w-]{1,64}$/, 'an id from GET /offers')
+      .regex(offerIdPattern, 'an id from GET /offers')
       .optional()
       .describe('One certain machine from `GET /offers`; no other is tried when it fails'),
     maxLifetimeHours: z

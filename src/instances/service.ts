@@ -11,7 +11,7 @@ import { beginEnding } from './ending.ts';
 import type { InstanceStatus } from './instance.ts';
 import { ProviderError, type Provider, type RejectedOffer } from './provider.ts';
 import { recall, withoutCooling } from './machines.ts';
-import { rankOffers, type RankedOffer } from './ranking.ts';
+import { rankOffers, requirementsOfOffer, type RankedOffer } from './ranking.ts';
 import { wakeInstance } from './records.ts';
 import {
   completeRequirements,
@@ -97,7 +97,7 @@ async function requestInstance(deps: Deps, request: InstanceRequest): Promise<In
   const id = uuid();
   const now = deps.clock.now();
   await deps.db.transaction().execute(async (trx) => {
-    const requirements = limited(deps, request.requirements ?? requirementsSchema.parse({}));
+    const requirements = limited(deps, requestedOf(request));
     const expiresAt = deps.budget.expiryOf(request.maxLifetimeHours, now);
     const { maxPricePerHourUsd } = requirements;
     const obstacle = await deps.budget.admit(trx, { expiresAt, maxPricePerHourUsd });
@@ -195,6 +195,11 @@ async function endInstance(
     });
   });
   return getInstance(deps.db, id);
+}
+
+function requestedOf({ requirements, offerId }: InstanceRequest): RequestedRequirements {
+  if (requirements !== undefined) return requirements;
+  return offerId === undefined ? requirementsSchema.parse({}) : requirementsOfOffer(offerId);
 }
 
 function limited({ config }: Deps, requested: RequestedRequirements): Requirements {

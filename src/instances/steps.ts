@@ -13,8 +13,10 @@ import { search } from './steps/search.ts';
 import { start, startStatic } from './steps/start.ts';
 import {
   endInstance,
+  failRental,
   finish,
   lookAgain,
+  phaseAgeMs,
   type InstanceDeps,
   type RentalStep,
   type Step,
@@ -117,9 +119,24 @@ async function retryLater(step: Step, name: StepName, error: ProviderError): Pro
     return endInstance(step, 'provider_refused_key', detail);
   const urgent = error.kind === 'unauthorized' || name === 'destroy';
   step.log[urgent ? 'error' : 'warn']({ kind: error.kind, error: detail }, 'the provider could not be used');
+  if (await givenUp(step, name, detail)) return;
   const tries = Math.min(6, 1 + (step.rental?.destroy_tries ?? 0));
   const baseMs = step.deps.config.INSTANCE_POLL_SECONDS * 1000;
   await lookAgain(step, detail, backoffMs(tries, { baseMs, capMs: 60_000 }));
+}
+
+/** A phase has its limit also while the provider cannot be asked. */
+async function givenUp(step: Step, name: StepName, detail: string): Promise<boolean> {
+  const { config } = step.deps;
+  const ageSeconds = phaseAgeMs(step) / 1000;
+  if (name === 'search' && ageSeconds >= config.SEARCH_TIMEOUT_SECONDS) {
+    await endInstance(step, 'no_offer', detail);
+    return true;
+  }
+  const limits = { load: config.LOADING_TIMEOUT_SECONDS, start: config.STARTING_TIMEOUT_SECONDS };
+  if ((name !== 'load' && name !== 'start') || ageSeconds < limits[name]) return false;
+  await failRental(withRental(step), name === 'load' ? 'loading_timeout' : 'starting_timeout', detail);
+  return true;
 }
 
 function withRental(step: Step): RentalStep {

@@ -1,5 +1,10 @@
 // Which waiting job goes to which free slot: pure, so that every rule can be tested by itself.
-import type { RequestedRequirements } from '../instances/requirements.ts';
+import {
+  acceptsGpu,
+  gpuNameOfApi,
+  satisfiesVram,
+  type RequestedRequirements,
+} from '../instances/requirements.ts';
 
 export interface WaitingJob {
   id: string;
@@ -70,10 +75,10 @@ export function fits(
   const wanted = job.requirements;
   if (wanted === null) return true;
   return (
-    isOneOf(wanted.gpuNames, instance.gpuName) &&
+    acceptsGpu(wanted, instance.gpuName ?? '') &&
     isOneOf(wanted.regions, instance.region) &&
     (instance.gpuCount ?? 1) >= wanted.gpuCount &&
-    (instance.vramGb ?? 0) >= wanted.minVramGb
+    satisfiesVram(wanted, instance.vramGb ?? 0)
   );
 }
 
@@ -84,7 +89,7 @@ export function willFit(wanted: RequestedRequirements | null, instance: Expected
   const asked = instance.requirements;
   return (
     asked !== null &&
-    isWithin(asked.gpuNames, wanted.gpuNames) &&
+    isWithin(asked.gpuNames.map(gpuNameOfApi), wanted.gpuNames.map(gpuNameOfApi)) &&
     isWithin(asked.regions, wanted.regions) &&
     asked.gpuCount >= wanted.gpuCount &&
     asked.minVramGb >= wanted.minVramGb

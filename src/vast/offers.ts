@@ -1,7 +1,7 @@
 // Searching offers: the question in vast.ai's terms and units, and a second look at everything that it answers.
 import type { Offer, OfferSearch } from '../instances/provider.ts';
 import { ProviderError } from '../instances/provider.ts';
-import type { Requirements } from '../instances/requirements.ts';
+import { acceptsGpu, gpuNameOfApi, NOMINAL_SHARE, type Requirements } from '../instances/requirements.ts';
 import type { OfferRow } from './schemas.ts';
 import { offerRowSchema } from './schemas.ts';
 
@@ -15,8 +15,6 @@ export interface RecipeNeeds {
 /** vast.ai gives no more offers at once, whatever limit is asked for. */
 export const PAGE_SIZE = 64;
 const MAX_PAGES = 4;
-/** Memory is sold by its nominal size, and what is usable of it is a little less: 22.5 GB of an L4's 24. */
-const NOMINAL_SHARE = 0.93;
 /** Turing, the oldest architecture for which current CUDA images are built. */
 const MIN_COMPUTE_CAPABILITY = 750;
 /** A host that lets its machine out for less than a day more would end it under our jobs. */
@@ -75,7 +73,7 @@ export function searchBody(requirements: Requirements, needs: RecipeNeeds, price
     direct_port_count: { gte: needs.ports },
     duration: { gte: MIN_REMAINING_SECONDS },
     dph_total: { lte: requirements.maxPricePerHourUsd, ...(priceFloor > 0 ? { gt: priceFloor } : {}) },
-    ...(gpuNames.length > 0 ? { gpu_name: { in: gpuNames.map(spelledWithSpaces) } } : {}),
+    ...(gpuNames.length > 0 ? { gpu_name: { in: gpuNames.map(gpuNameOfApi) } } : {}),
     ...(regions.length > 0 ? { geolocation: { in: regions } } : {}),
   };
 }
@@ -122,7 +120,7 @@ function reasonsAgainst(
     verifiedOnly && !offer.verified
       ? `The provider has not verified it (${row.verification ?? 'not given'}).`
       : null,
-    gpuNames.length > 0 && !gpuNames.map(spelledWithSpaces).includes(offer.gpuName)
+    !acceptsGpu(requirements, offer.gpuName)
       ? `Its GPU is ${offer.gpuName}, wanted is ${gpuNames.join(' or ')}.`
       : null,
     offer.gpuCount === gpuCount ? null : `It has ${offer.gpuCount} GPUs, wanted are ${gpuCount}.`,
@@ -160,11 +158,6 @@ function readable(rows: unknown[]): OfferRow[] {
     throw new ProviderError('unavailable', "Searching offers: no row of vast.ai's answer can be read");
   }
   return parsed.map((result) => result.data);
-}
-
-/** vast.ai's command line writes "RTX_4090" for what its API calls "RTX 4090". */
-function spelledWithSpaces(gpuName: string): string {
-  return gpuName.replaceAll('_', ' ');
 }
 
 function megabytes(gb: number): number {

@@ -22,8 +22,7 @@ export const checks: Scenario = {
   run,
 };
 
-async function run({ random }: ChaosOptions): Promise<Outcome> {
-  await using stack = new AsyncDisposableStack();
+async function run({ random, stack }: ChaosOptions): Promise<Outcome> {
   const vast = await startVastDouble({ knobs: { phases: instantPhases } });
   stack.defer(() => vast.stop());
   const comfy = await startComfyDouble({ knobs: { nodes: chaosNodes, wedged: true } });
@@ -31,7 +30,7 @@ async function run({ random }: ChaosOptions): Promise<Outcome> {
 
   const found = {
     ...expected(await brokenMachines(vast, stack), ['orphan', 'unrecorded', 'twice', 'foreign', 'unended']),
-    ...expected(await brokenJobs(comfy, random), ['lost', 'end', 'executed', 'slots', 'output']),
+    ...expected(await brokenJobs(comfy, random, stack), ['lost', 'end', 'executed', 'slots', 'output']),
     ...expected(brokenMoney(), ['bill', 'price']),
   };
   const unnoticed = Object.entries(found).filter(([, count]) => count === 0);
@@ -79,11 +78,15 @@ async function rent(vast: VastDouble, label: string): Promise<void> {
 }
 
 /** A job that was forgotten, one with two ends and the wrong picture, a prompt handed in twice, and a third one for two slots. */
-async function brokenJobs(comfy: ComfyDouble, random: ChaosOptions['random']): Promise<string[]> {
+async function brokenJobs(
+  comfy: ComfyDouble,
+  random: ChaosOptions['random'],
+  stack: AsyncDisposableStack,
+): Promise<string[]> {
   const [forgotten, shown] = planJobs(random, 'checks', 2);
   if (forgotten === undefined || shown === undefined) throw new Error('Two jobs were planned.');
   const promptId = uuid();
-  const slots = watchSlots([comfy]);
+  const slots = watchSlots([comfy], stack);
   for (const id of [promptId, promptId, uuid()]) await submit(comfy, id, shown.workflow);
   const before = looksAt(comfy);
   await patiently('the queue is looked at', WAIT_MS, async () => looksAt(comfy) > before + 1 || undefined);

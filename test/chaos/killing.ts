@@ -17,13 +17,19 @@ const EARLY_MS = 1_500;
 /** Ends that nobody asked for, after which nothing more is expected of the service. */
 const MOST_ACCIDENTS = 3;
 
-/** The service is left alone for at most `calmMs` once it answers. */
-export function startKilling(service: ServiceProcess, random: Random, calmMs: number): Killing {
+/** The service is left alone for at most `calmMs` once it answers. Ends with `stack` at the latest. */
+export function startKilling(
+  service: ServiceProcess,
+  random: Random,
+  calmMs: number,
+  stack: AsyncDisposableStack,
+): Killing {
   const stopping = new AbortController();
   const broken = Promise.withResolvers<never>();
   broken.promise.catch(() => undefined);
   let kills = 0;
   const done = killOn();
+  stack.defer(end);
 
   async function killOn(): Promise<void> {
     while (!stopping.signal.aborted) {
@@ -50,14 +56,18 @@ export function startKilling(service: ServiceProcess, random: Random, calmMs: nu
     }
   }
 
+  async function end(): Promise<void> {
+    stopping.abort();
+    await done;
+  }
+
   return {
     get kills() {
       return kills;
     },
     broken: broken.promise,
     async stop() {
-      stopping.abort();
-      await done;
+      await end();
       await service.up();
     },
   };

@@ -45,9 +45,8 @@ export const machines: Scenario = {
 };
 
 async function run(options: ChaosOptions): Promise<Outcome> {
-  const { random, seed, full, folder, say } = options;
+  const { random, seed, full, folder, stack, say } = options;
   const cycles = full ? 1_000 : 25;
-  await using stack = new AsyncDisposableStack();
   const vast = await startVastDouble({
     seed,
     offers: drawOffers(random),
@@ -81,13 +80,13 @@ async function run(options: ChaosOptions): Promise<Outcome> {
   const client = clientOf([service]);
 
   service.start();
-  const killing = startKilling(service, seededRandom(random.integer(0, 2 ** 31)), CALM_MS);
+  const killing = startKilling(service, seededRandom(random.integer(0, 2 ** 31)), CALM_MS, stack);
   const weather = setInterval(() => {
     changeWeather(vast, random);
     moveMarket(vast, random);
   }, WEATHER_MS);
   stack.defer(() => clearInterval(weather));
-  await Promise.race([runCycles(client, random, cycles, full ? 30 : 8, say), killing.broken]);
+  await Promise.race([runCycles(client, random, cycles, full ? 30 : 12, say), killing.broken]);
 
   clearInterval(weather);
   clearWeather(vast);

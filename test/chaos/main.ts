@@ -26,6 +26,17 @@ const wanted = positionals.length === 0 ? scenarios : positionals.map(scenarioNa
 const seed = values.seed === undefined ? Math.floor(Math.random() * 1e9) : Number(values.seed);
 if (!Number.isSafeInteger(seed) || seed < 0) fail(`--seed takes a whole number, not "${values.seed}".`);
 
+/** A run that is told to end ends what it has started, the services and their database servers, before it goes. */
+const interruption = Promise.withResolvers<never>();
+interruption.promise.catch(() => undefined);
+let isInterrupted = false;
+for (const signal of ['SIGINT', 'SIGTERM'] as const) {
+  process.once(signal, () => {
+    isInterrupted = true;
+    interruption.reject(new Error(`It was told to end by ${signal}.`));
+  });
+}
+
 const folder = await mkdtemp(join(tmpdir(), 'comfyfleet-chaos-'));
 await chmod(folder, 0o711);
 const tearDown = await setup();
@@ -34,31 +45,33 @@ say(
 );
 let broken = 0;
 try {
-  for (const scenario of wanted) if (!(await passes(scenario))) broken += 1;
+  for (const scenario of wanted) if (!isInterrupted && !(await passes(scenario))) broken += 1;
 } finally {
   await tearDown?.();
 }
 if (broken === 0) await rm(folder, { recursive: true, force: true });
 else say(`chaos: ${broken} of ${wanted.length} scenarios FAILED; the logs of the services are in ${folder}`);
-process.exitCode = broken === 0 ? 0 : 1;
+// What a broken scenario still waits for is not waited for.
+process.exit(broken === 0 ? 0 : 1);
 
 async function passes({ name, about, run }: Scenario): Promise<boolean> {
   say(`\n${name} (seed ${seed}): ${about}`);
   const started = performance.now();
   const own = join(folder, name);
   await mkdir(own, { mode: 0o711 });
-  const outcome = await run({
-    seed,
-    random: seededRandom(seed),
-    full: values.full,
-    folder: own,
-    say: (line) => say(`  … ${line}`),
-  }).catch(brokenOff);
+  const outcome = await outcomeOf(run, own).catch(brokenOff);
   for (const [figure, value] of Object.entries(outcome.figures)) say(`  ${figure}: ${value}`);
   for (const violation of outcome.violations) say(`  VIOLATION ${violation}`);
   const isGood = outcome.violations.length === 0;
   say(`  ${isGood ? 'passed' : 'FAILED'} in ${Math.round((performance.now() - started) / 1000)} s`);
   return isGood;
+}
+
+async function outcomeOf(run: Scenario['run'], own: string): Promise<Outcome> {
+  await using stack = new AsyncDisposableStack();
+  const options = { seed, random: seededRandom(seed), full: values.full, folder: own, stack };
+  const outcome = run({ ...options, say: (line) => say(`  … ${line}`) });
+  return await Promise.race([outcome, interruption.promise]);
 }
 
 function brokenOff(error: unknown): Outcome {

@@ -37,13 +37,12 @@ const RAISED_AFTER_MS = 2_000;
 const BURST = 20;
 const RECOVERY_LIMIT_MS = 90_000;
 
-async function run({ random, seed, full, folder }: ChaosOptions): Promise<Outcome> {
+async function run({ random, seed, full, folder, stack }: ChaosOptions): Promise<Outcome> {
   const times = full
     ? { hourSeconds: 300, lifetimeSeconds: 600 }
     : // No shorter life can be set.
       { hourSeconds: 15, lifetimeSeconds: 36 };
   const limits = limitsFor(times);
-  await using stack = new AsyncDisposableStack();
   const vast = await startDearVast(seed, random, times);
   stack.defer(() => vast.stop());
   const { database, url, stop } = await createTestDatabase();
@@ -61,6 +60,7 @@ async function run({ random, seed, full, folder }: ChaosOptions): Promise<Outcom
   const watch = watchMoney(vast);
   stack.defer(() => watch.stop());
   const pressure = press(client);
+  stack.defer(async () => void (await pressure.stop()));
   // The hour begins with the first destroy that does nothing.
   await vast.until(() => vast.counters.calls.destroy > 0, (times.lifetimeSeconds + 60) * 1000);
   await sleep(times.hourSeconds * 1000);

@@ -25,10 +25,9 @@ export const replicas: Scenario = {
   run,
 };
 
-async function run({ random, full, folder, say }: ChaosOptions): Promise<Outcome> {
+async function run({ random, full, folder, say, stack }: ChaosOptions): Promise<Outcome> {
   const rounds = full ? 8 : 1;
   const jobsPerRound = full ? 26 : 24;
-  await using stack = new AsyncDisposableStack();
   const doubles = await startDoubles(3, stack);
   const { database, url, stop } = await createTestDatabase();
   stack.defer(stop);
@@ -54,11 +53,11 @@ async function run({ random, full, folder, say }: ChaosOptions): Promise<Outcome
 
   for (const service of services) service.start();
   await Promise.all(services.map((service) => service.up()));
-  const slots = watchSlots(doubles);
+  const slots = watchSlots(doubles, stack);
   for (let round = 1; round <= rounds; round += 1) {
     const jobs = planJobs(random, `replicas-${round}`, jobsPerRound);
     plans.push(...jobs);
-    kills += await killWhile(victim, random, async () => {
+    kills += await killWhile(victim, random, stack, async () => {
       await submitJobs(client, random, jobs.slice(0, jobsPerRound / 2));
       stuck.push(...(await waitForJobs(client)));
     });
@@ -81,8 +80,13 @@ async function run({ random, full, folder, say }: ChaosOptions): Promise<Outcome
   };
 }
 
-async function killWhile(victim: ServiceProcess, random: Random, work: () => Promise<void>): Promise<number> {
-  const killing = startKilling(victim, seededRandom(random.integer(0, 2 ** 31)), CALM_MS);
+async function killWhile(
+  victim: ServiceProcess,
+  random: Random,
+  stack: AsyncDisposableStack,
+  work: () => Promise<void>,
+): Promise<number> {
+  const killing = startKilling(victim, seededRandom(random.integer(0, 2 ** 31)), CALM_MS, stack);
   await Promise.race([work(), killing.broken]);
   const { kills } = killing;
   await killing.stop();

@@ -19,8 +19,7 @@ export const restarts: Scenario = {
   run,
 };
 
-async function run({ random, full, folder }: ChaosOptions): Promise<Outcome> {
-  await using stack = new AsyncDisposableStack();
+async function run({ random, full, folder, stack }: ChaosOptions): Promise<Outcome> {
   const doubles = await startDoubles(2, stack);
   const dataDir = await newDataFolder(folder, stack);
   const service = serviceProcess('service', {
@@ -30,10 +29,10 @@ async function run({ random, full, folder }: ChaosOptions): Promise<Outcome> {
   stack.defer(() => service.stop());
   const client = clientOf([service]);
   const plans = planJobs(random, 'restarts', full ? 300 : 24);
-  const slots = watchSlots(doubles);
+  const slots = watchSlots(doubles, stack);
 
   service.start();
-  const killing = startKilling(service, seededRandom(random.integer(0, 2 ** 31)), CALM_MS);
+  const killing = startKilling(service, seededRandom(random.integer(0, 2 ** 31)), CALM_MS, stack);
   await Promise.race([submitJobs(client, random, plans), killing.broken]);
   const stuck = await Promise.race([waitForJobs(client), killing.broken]);
   const { kills } = killing;

@@ -9,6 +9,8 @@ export interface ChaosOptions {
   full: boolean;
   /** For everything that the scenario writes; logs of the services are kept there when something is wrong. */
   folder: string;
+  /** What is to be undone when the scenario ends, or is broken off. */
+  stack: AsyncDisposableStack;
   say: (line: string) => void;
 }
 

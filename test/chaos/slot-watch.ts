@@ -10,12 +10,17 @@ export interface SlotWatch {
 
 const PAUSE_MS = 40;
 
-export function watchSlots(doubles: readonly ComfyDouble[]): SlotWatch {
+/** Ends with `stack` at the latest. */
+export function watchSlots(doubles: readonly ComfyDouble[], stack: AsyncDisposableStack): SlotWatch {
   const stopping = new AbortController();
   const violations: string[] = [];
   let most = 0;
   let looks = 0;
   const done = Promise.all(doubles.map(watch));
+  stack.defer(async () => {
+    stopping.abort();
+    await done;
+  });
 
   async function watch({ url }: ComfyDouble): Promise<void> {
     while (!stopping.signal.aborted) {

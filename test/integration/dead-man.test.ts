@@ -79,6 +79,17 @@ describe('a rented machine', () => {
     expect(vast.counters.selfDestroyed).toBe(0);
   });
 
+  it('goes on while the provider cannot be asked for it, since the service still watches it', async () => {
+    await start();
+    const id = await readyInstance();
+    vast.knobs.faultChances.show = [{ fault: '500', chance: 1 }];
+    vast.knobs.faultChances.list = [{ fault: '500', chance: 1 }];
+    await sleep(3500);
+    expect(vast.counters.selfDestroyed).toBe(0);
+    expect((await service.call<Instance>(`/instances/${id}`)).body.status).toBe('ready');
+    vast.knobs.faultChances = {};
+  });
+
   it('destroys itself when the service is gone before ComfyUI was up, later', async () => {
     vast = await startVastDouble({ knobs: { phases: { ...instantPhases, provisioningMs: 60_000 } } });
     service = await startTestService({

@@ -145,6 +145,31 @@ describe('renting an instance', () => {
     expect(vast.liveRentals()).toHaveLength(0);
   });
 
+  it('keeps to the limit of a phase also while the provider cannot be asked for the machine', async () => {
+    await start({}, { LOADING_TIMEOUT_SECONDS: '1', MAX_RENTALS_PER_INSTANCE: '1' });
+    vast.knobs.faultChances.show = [{ fault: '500', chance: 1 }];
+    vast.knobs.fates.push('loading-forever');
+    const { id } = await rent();
+    await service.until<Instance>(`/instances/${id}`, ({ rentals }) => rentals[0]?.status === 'destroying');
+    vast.knobs.faultChances = {};
+    const ended = await service.until<Instance>(`/instances/${id}`, settled);
+    expect(ended.rentals[0]).toMatchObject({ status: 'gone', endReason: 'loading_timeout' });
+    expect(vast.liveRentals()).toHaveLength(0);
+  });
+
+  it('rents an offer with the disk that it was shown with', async () => {
+    await start();
+    const { body: offers } = await service.call<{ items: { id: string; machineId: string }[] }>(
+      '/offers?diskGb=200',
+    );
+    const { id } = await rent({ offerId: offers.items[0]?.id });
+    const ready = await service.until<Instance>(`/instances/${id}`, settled);
+    expect(ready.status).toBe('ready');
+    expect(ready.rentals[0]?.machineId).toBe(offers.items[0]?.machineId);
+    const [rental] = vast.state.rentals.values();
+    expect(rental?.request.diskGb).toBe(200);
+  });
+
   it.each([
     '503-after-create',
     'reset-after-create',

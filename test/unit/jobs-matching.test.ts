@@ -35,6 +35,12 @@ describe('matching', () => {
     ]);
   });
 
+  it('takes memory by its nominal size and GPUs by either spelling, as the search does', () => {
+    const shown = instance('a', [0, 1], { gpuName: 'RTX 5090', vramGb: 31.8 });
+    expect(fits(job('1', require({ gpuNames: ['RTX_5090'], minVramGb: 32 })), shown)).toBe(true);
+    expect(fits(job('1', require({ minVramGb: 40 })), shown)).toBe(false);
+  });
+
   it('prefers an idle instance to the second slot of a busy one', () => {
     expect(matchJobs([job('1')], [instance('a', [1]), instance('b')])).toMatchObject([{ instanceId: 'b' }]);
   });
@@ -86,7 +92,7 @@ describe('an instance', () => {
     ['another GPU', { gpuNames: ['RTX 5090'] }, {}, false],
     ['an unknown GPU where a name is asked for', { gpuNames: ['RTX 5090'] }, { gpuName: null }, false],
     ['enough memory', { minVramGb: 24 }, {}, true],
-    ['too little memory', { minVramGb: 24.5 }, {}, false],
+    ['too little memory, also for what is sold as more', { minVramGb: 26 }, {}, false],
     ['unknown memory', { minVramGb: 1 }, { vramGb: null }, false],
     ['more GPUs than needed', { gpuCount: 2 }, { gpuCount: 4 }, true],
     ['fewer GPUs than needed', { gpuCount: 2 }, {}, false],

@@ -1,13 +1,15 @@
 // Checking a ready instance: does the provider still show it, does ComfyUI still answer.
 import { openLink, type Link } from '../../comfyui/link.ts';
-import { probe, type Probe } from '../../comfyui/probe.ts';
+import { probe, probeWithoutCredentials, type Probe } from '../../comfyui/probe.ts';
+import { messageOf } from '../../errors.ts';
 import type { TerminationReason } from '../instance.ts';
+import { ProviderError } from '../provider.ts';
 import type { InstanceUpdate } from '../records.ts';
 import { linkTarget } from '../target.ts';
 import { keepAlive } from './heartbeat.ts';
 import { addressUrl, NO_WORDS, noteAbsence, raisedPrice, viewRental } from './load.ts';
 import { describeProbe } from './start.ts';
-import { drainInstance, endInstance, finish, type Step } from './step.ts';
+import { drainInstance, endInstance, finish, type RentalStep, type Step } from './step.ts';
 
 /** A machine that does not answer is looked at more often than one that does. */
 const SUSPECT_CHECK_MS = 5000;
@@ -23,7 +25,7 @@ interface Manner {
 
 /** One look at an instance that is ready, or that still has jobs while it drains. */
 export async function check(step: Step, manner: Manner = {}): Promise<void> {
-  if (step.rental !== null && (await checkRental({ ...step, rental: step.rental }))) return;
+  if (step.rental !== null && (await checkRentalIfSeen({ ...step, rental: step.rental }))) return;
   const link = openLink(linkTarget(step.instance, step.rental, step.deps.config));
   try {
     await judge(step, link, await probe(link, step.signal), manner);
@@ -32,8 +34,23 @@ export async function check(step: Step, manner: Manner = {}): Promise<void> {
   }
 }
 
+/** A provider that cannot answer decides nothing: the machine is watched, and its switch renewed, all the same. */
+async function checkRentalIfSeen(step: RentalStep): Promise<boolean> {
+  try {
+    return await checkRental(step);
+  } catch (error) {
+    if (!(error instanceof ProviderError)) throw error;
+    const level = error.kind === 'unauthorized' ? 'error' : 'warn';
+    step.log[level](
+      { kind: error.kind, error: messageOf(error) },
+      'the provider could not be asked for the machine',
+    );
+    return false;
+  }
+}
+
 /** True when the provider's view has decided the step already. */
-async function checkRental(step: Step & { rental: NonNullable<Step['rental']> }): Promise<boolean> {
+async function checkRental(step: RentalStep): Promise<boolean> {
   const view = await viewRental(step);
   if (view === 'absent') {
     await noteAbsence(step);
@@ -75,6 +92,9 @@ async function judge(step: Step, link: Link, seen: Probe, manner: Manner): Promi
   const { deps, instance, now } = step;
   const checkMs = manner.everyMs ?? deps.config.INSTANCE_CHECK_SECONDS * 1000;
   if (seen.kind === 'ready') {
+    // A container that starts again, or an address that moves, may have lost its lock.
+    if (step.rental !== null && (await probeWithoutCredentials(link.target, step.signal)) === 'open')
+      return endInstance(step, 'open_without_credentials', 'A request without credentials got an answer.');
     const pulse = await keepAlive(step, link);
     if (pulse === 'hopeless' && instance.status === 'ready')
       return drainInstance(step, 'heartbeat_lost', 'ComfyUI answers, but takes no files.');

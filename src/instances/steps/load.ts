@@ -93,7 +93,9 @@ async function noteView(
 ): Promise<void> {
   const price = view.pricePerHourUsd === null ? null : priceChange(rental, view.pricePerHourUsd, now);
   const isEndNew = view.endsAt !== null && view.endsAt.getTime() !== rental.contract_ends_at?.getTime();
-  if (price === null && !isEndNew && rental.seen_at !== null && rental.message === view.message) return;
+  const isBack = rental.trouble === 'absent';
+  if (price === null && !isEndNew && !isBack && rental.seen_at !== null && rental.message === view.message)
+    return;
   if (price !== null) {
     log.warn(
       { from: rental.price_per_hour_usd, to: price.price_per_hour_usd, rental: rental.number },
@@ -107,6 +109,7 @@ async function noteView(
       message: view.message,
       ...price,
       ...(isEndNew ? { contract_ends_at: view.endsAt } : {}),
+      ...(isBack ? { trouble: null, trouble_since: null } : {}),
     })
     .where('id', '=', rental.id)
     .where(stillOwned(instance))

@@ -11,6 +11,7 @@ import {
   lookAgain,
   needProvider,
   needRequirements,
+  phaseAgeMs,
   type RentalStep,
 } from './step.ts';
 
@@ -130,6 +131,8 @@ async function handleRefusal(step: RentalStep, error: ProviderError): Promise<vo
     case 'unavailable':
       return lookAgain(step, `${detail} Looking for the machine by its label.`);
     case 'rate_limited':
+      if (phaseAgeMs(step) >= step.deps.config.SEARCH_TIMEOUT_SECONDS * 1000)
+        return refuse(step, 'renting_failed', detail);
       return lookAgain(step, 'The provider asks us to slow down.', RATE_LIMIT_PAUSE_MS, async (trx) => {
         await trx
           .updateTable('rentals')

@@ -161,7 +161,7 @@ function choose(
       .map(({ offer }) => offer)
       .filter(({ machineId }) => !takenMachines.has(machineId));
   }
-  const chosen = findOffer([...found.offers, ...found.rejected.map(({ offer }) => offer)], wanted);
+  const chosen = findOffer(found.offers, wanted);
   return chosen === undefined ? [] : [chosen];
 }
 
@@ -179,8 +179,15 @@ function exhaustion(earlier: RentalRow[], maxRentals: number, single: boolean): 
 }
 
 function explainNone({ offers, rejected }: OfferSearch, wanted: string | null, tried: number): string {
-  if (wanted !== null)
+  if (wanted !== null) {
+    const listed = findOffer(
+      rejected.map(({ offer }) => offer),
+      wanted,
+    );
+    const why = rejected.find(({ offer }) => offer === listed)?.reasons.join(' ');
+    if (why !== undefined) return `The offer ${wanted} is listed, but: ${why}`;
     return `The offer ${wanted} is not listed any more. Take another one from GET /offers.`;
+  }
   if (offers.length > 0)
     return `The ${offers.length} fitting offers are on machines that were tried already (${tried}).`;
   const reasons = rejected
