@@ -8,6 +8,7 @@ import { deadManSeconds } from '../dead-man.ts';
 import { labelOf } from '../label.ts';
 import { recall, withoutCooling, type HostMemory } from '../machines.ts';
 import type { Offer, OfferSearch } from '../provider.ts';
+import { MAX_PRICE_PER_HOUR_USD, type Requirements } from '../requirements.ts';
 import { findOffer, rankOffers } from '../ranking.ts';
 import { enterPhase } from '../records.ts';
 import {
@@ -40,12 +41,15 @@ export async function search(step: Step): Promise<void> {
   );
   if (exhausted !== null) return endInstance(step, 'rental_failed', exhausted);
 
-  const listed = await needProvider(step).searchOffers(needRequirements(step), step.signal);
+  const listed = await needProvider(step).searchOffers(wantedOf(step), step.signal);
   const memory = await recall(deps.db, listed);
   const found = withoutCooling(listed, memory, step.now);
   const tried = new Set(earlier.map((rental) => rental.machine_id));
   const taken = new Set([...tried, ...(await machinesOfRivals(step))]);
-  const candidates = choose(found, instance.wanted_offer_id, taken, memory);
+  const candidates =
+    instance.wanted_offer_id === null
+      ? choose(found.offers, taken, memory)
+      : named(listed.offers, instance.wanted_offer_id);
   if (candidates.length === 0) {
     return waitFor(step, 'no_offer', explainNone(found, instance.wanted_offer_id, earlier.length));
   }
@@ -150,19 +154,23 @@ async function intend(step: Step, offer: Offer): Promise<void> {
 }
 
 /** What may be rented, the best first. */
-function choose(
-  found: OfferSearch,
-  wanted: string | null,
-  takenMachines: ReadonlySet<string>,
-  memory: HostMemory,
-): Offer[] {
-  if (wanted === null) {
-    return rankOffers(found.offers, memory)
-      .map(({ offer }) => offer)
-      .filter(({ machineId }) => !takenMachines.has(machineId));
-  }
-  const chosen = findOffer(found.offers, wanted);
-  return chosen === undefined ? [] : [chosen];
+function choose(offers: Offer[], takenMachines: ReadonlySet<string>, memory: HostMemory): Offer[] {
+  return rankOffers(offers, memory)
+    .map(({ offer }) => offer)
+    .filter(({ machineId }) => !takenMachines.has(machineId));
+}
+
+/** The offer that the caller chose, on a machine that failed lately too. */
+function named(offers: Offer[], publicId: string): Offer[] {
+  const offer = findOffer(offers, publicId);
+  return offer === undefined ? [] : [offer];
+}
+
+/** What to search by. An offer that the caller chose is looked for at any price, so that its price can be said to be too high. */
+function wantedOf(step: Step): Requirements {
+  const requirements = needRequirements(step);
+  if (step.instance.wanted_offer_id === null) return requirements;
+  return { ...requirements, maxPricePerHourUsd: MAX_PRICE_PER_HOUR_USD };
 }
 
 /** Why no further offer may be tried, or null when one may. */
