@@ -1,6 +1,6 @@
 // The jobs of a scenario: what each is to end as, how it is submitted, and waiting for it.
 import { setTimeout as sleep } from 'node:timers/promises';
-import { isFinal, type JobStatus, type Workflow } from '../../src/jobs/job.ts';
+import type { JobStatus, Workflow } from '../../src/jobs/job.ts';
 import type { ComfyKnobs } from '../doubles/comfyui/index.ts';
 import type { Random } from '../doubles/vast/random.ts';
 import { patiently, type Client } from './client.ts';
@@ -33,7 +33,8 @@ export const chaosNodes: ComfyKnobs['nodes'] = {
   ChaosBroken: { durationMs: 200, steps: 2, error: { type: 'RuntimeError', message: 'broken on purpose' } },
 };
 
-const JOB_LIMIT_MS = 180_000;
+/** One step of one job, with the service killed meanwhile. */
+const JOB_LIMIT_MS = 120_000;
 
 export function planJobs(random: Random, names: string, count: number): JobPlan[] {
   const firstColor = random.integer(1, 0xff_ff_ff - 1_000_000);
@@ -57,19 +58,42 @@ export async function submitJobs(client: Client, random: Random, plans: readonly
   await Promise.all(cancels);
 }
 
-/** Waits for all jobs, those too whose acceptance was lost. Resolves with what did not end in time. */
+/** Waits for all jobs, those too whose acceptance was lost, as long as one after the other ends. Resolves with those that do not. */
 export async function waitForJobs(client: Client): Promise<string[]> {
+  for (let before = Infinity; ;) {
+    const left = await leftAfter(client, before);
+    if (left.length === 0) return [];
+    if (left.length >= before) {
+      return left.map(({ id, status, waitingFor }) => `stuck: job ${id} is ${status} (${waitingFor ?? ''})`);
+    }
+    before = left.length;
+  }
+}
+
+interface Unended {
+  id: string;
+  status: JobStatus;
+  waitingFor: string | null;
+}
+
+/** The jobs that have not ended, once they are fewer than before, or after as long as one may take. */
+async function leftAfter(client: Client, before: number): Promise<Unended[]> {
   const statuses: JobStatus[] = ['queued', 'running', 'canceling'];
   const query = statuses.map((status) => `status=${status}`).join('&');
-  let left: { id: string; status: JobStatus; waitingFor: string | null }[] = [];
-  try {
-    await patiently('all jobs have ended', JOB_LIMIT_MS, async () => {
-      left = (await client.call<{ items: typeof left }>(`/jobs?${query}&limit=100`)).items;
-      return left.every(({ status }) => isFinal(status)) ? true : undefined;
-    });
-    return [];
-  } catch {
-    return left.map(({ id, status, waitingFor }) => `stuck: job ${id} is ${status} (${waitingFor ?? ''})`);
+  let left: Unended[] = [];
+  return patiently('one more job has ended', JOB_LIMIT_MS, async () => {
+    left = await allPages<Unended>(client, `/jobs?${query}`);
+    return left.length < before ? left : undefined;
+  }).catch(() => left);
+}
+
+async function allPages<T>(client: Client, path: string): Promise<T[]> {
+  const items: T[] = [];
+  for (let after = ''; ;) {
+    const page = await client.call<{ items: T[]; nextCursor: string | null }>(`${path}&limit=100${after}`);
+    items.push(...page.items);
+    if (page.nextCursor === null) return items;
+    after = `&cursor=${page.nextCursor}`;
   }
 }
 

@@ -16,6 +16,8 @@ import { replicas } from './replicas.ts';
 import { restarts } from './restarts.ts';
 import type { Outcome, Scenario } from './scenario.ts';
 
+/** Violations of one scenario that are printed; one cause may have hundreds. */
+const MOST_SHOWN = 30;
 const scenarios: Scenario[] = [checks, machines, money, replicas, restarts];
 
 const { values, positionals } = parseArgs({
@@ -61,7 +63,8 @@ async function passes({ name, about, run }: Scenario): Promise<boolean> {
   await mkdir(own, { mode: 0o711 });
   const outcome = await outcomeOf(run, own).catch(brokenOff);
   for (const [figure, value] of Object.entries(outcome.figures)) say(`  ${figure}: ${value}`);
-  for (const violation of outcome.violations) say(`  VIOLATION ${violation}`);
+  for (const violation of outcome.violations.slice(0, MOST_SHOWN)) say(`  VIOLATION ${violation}`);
+  if (outcome.violations.length > MOST_SHOWN) say(`  ${outcome.violations.length} violations in all`);
   const isGood = outcome.violations.length === 0;
   say(`  ${isGood ? 'passed' : 'FAILED'} in ${Math.round((performance.now() - started) / 1000)} s`);
   return isGood;

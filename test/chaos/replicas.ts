@@ -67,8 +67,10 @@ async function run({ random, full, folder, say, stack }: ChaosOptions): Promise<
   }
 
   const seen = await slots.stop();
-  const judged = await judgeJobs(database.db, client, plans, doubles);
   const accidents = services.flatMap((service) => [...service.accidents]);
+  // What is still under way cannot be judged.
+  if (stuck.length > 0) return { figures: { kills }, violations: [...stuck, ...accidents] };
+  const judged = await judgeJobs(database.db, client, plans, doubles);
   return {
     figures: {
       kills,
@@ -76,7 +78,7 @@ async function run({ random, full, folder, say, stack }: ChaosOptions): Promise<
       ...judged.figures,
       'most prompts on one instance': `${seen.most}, in ${seen.looks} looks`,
     },
-    violations: [...stuck, ...accidents, ...seen.violations, ...judged.violations],
+    violations: [...accidents, ...seen.violations, ...judged.violations],
   };
 }
 

@@ -39,6 +39,8 @@ async function run({ random, full, folder, stack }: ChaosOptions): Promise<Outco
   await killing.stop();
 
   const seen = await slots.stop();
+  // What is still under way cannot be judged.
+  if (stuck.length > 0) return { figures: { kills }, violations: [...stuck, ...service.accidents] };
   const judged = await judgeJobs(await openRecords(dataDir, stack), client, plans, doubles);
   return {
     figures: {
@@ -46,6 +48,6 @@ async function run({ random, full, folder, stack }: ChaosOptions): Promise<Outco
       ...judged.figures,
       'most prompts on one instance': `${seen.most}, in ${seen.looks} looks`,
     },
-    violations: [...stuck, ...service.accidents, ...seen.violations, ...judged.violations],
+    violations: [...service.accidents, ...seen.violations, ...judged.violations],
   };
 }
