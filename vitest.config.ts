@@ -5,8 +5,8 @@ const project = (name: string, timeoutMs: number) => ({
   test: {
     name,
     include: [`test/${name}/**/*.test.ts`],
-    // No test leaves anything behind that another would notice, and starting anew for each file took most of the time.
-    isolate: false,
+    // Starting anew for each file took most of the time of the unit tests, and they leave nothing behind.
+    isolate: name !== 'unit',
     testTimeout: timeoutMs,
     hookTimeout: 60_000,
   },
@@ -22,8 +22,6 @@ export default defineConfig({
       ...(json === undefined ? [] : [['json', { outputFile: json }] as ['json', object]]),
     ],
     pool: 'forks',
-    // Most of the tests wait most of the time, so there may be more at once than there are cores.
-    maxWorkers: 3,
     globalSetup: 'test/support/global-setup.ts',
     projects: [project('unit', 10_000), project('contract', 30_000), project('integration', 60_000)],
   },
