@@ -2,7 +2,7 @@
 import { z } from 'zod';
 
 /** No machine is dearer, in US dollars per hour. */
-export const MAX_PRICE_PER_HOUR_USD = 1000;
+export const HIGHEST_PRICE_PER_HOUR_USD = 1000;
 
 /** Shapes accepted by `POST /instances`, `GET /offers` and jobs. Every field has a default, so `{}` is a whole request. */
 export const requirementsSchema = z
@@ -42,7 +42,7 @@ export const requirementsSchema = z
     maxPricePerHourUsd: z
       .number()
       .positive()
-      .max(MAX_PRICE_PER_HOUR_USD)
+      .max(HIGHEST_PRICE_PER_HOUR_USD)
       .optional()
       .describe('Highest price per hour, disk included, in US dollars; the service has a limit of its own'),
     verifiedOnly: z.boolean().default(true).describe('Only machines that the provider verified'),

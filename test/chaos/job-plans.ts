@@ -76,15 +76,20 @@ interface Unended {
   waitingFor: string | null;
 }
 
-/** The jobs that have not ended, once they are fewer than before, or after as long as one may take. */
+/** The jobs that have not ended, once they are fewer than before, or after as long as one may take. Rejects when nobody could be asked. */
 async function leftAfter(client: Client, before: number): Promise<Unended[]> {
   const statuses: JobStatus[] = ['queued', 'running', 'canceling'];
   const query = statuses.map((status) => `status=${status}`).join('&');
-  let left: Unended[] = [];
-  return patiently('one more job has ended', JOB_LIMIT_MS, async () => {
-    left = await allPages<Unended>(client, `/jobs?${query}`);
-    return left.length < before ? left : undefined;
-  }).catch(() => left);
+  let left: Unended[] | undefined;
+  try {
+    return await patiently('one more job has ended', JOB_LIMIT_MS, async () => {
+      left = await allPages<Unended>(client, `/jobs?${query}`);
+      return left.length < before ? left : undefined;
+    });
+  } catch (error) {
+    if (left === undefined) throw error;
+    return left;
+  }
 }
 
 async function allPages<T>(client: Client, path: string): Promise<T[]> {

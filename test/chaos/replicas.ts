@@ -69,7 +69,8 @@ async function run({ random, full, folder, say, stack }: ChaosOptions): Promise<
   const seen = await slots.stop();
   const accidents = services.flatMap((service) => [...service.accidents]);
   // What is still under way cannot be judged.
-  if (stuck.length > 0) return { figures: { kills }, violations: [...stuck, ...accidents] };
+  if (stuck.length > 0)
+    return { figures: { kills }, violations: [...stuck, ...accidents, ...seen.violations] };
   const judged = await judgeJobs(database.db, client, plans, doubles);
   return {
     figures: {

@@ -40,7 +40,8 @@ async function run({ random, full, folder, stack }: ChaosOptions): Promise<Outco
 
   const seen = await slots.stop();
   // What is still under way cannot be judged.
-  if (stuck.length > 0) return { figures: { kills }, violations: [...stuck, ...service.accidents] };
+  if (stuck.length > 0)
+    return { figures: { kills }, violations: [...stuck, ...service.accidents, ...seen.violations] };
   const judged = await judgeJobs(await openRecords(dataDir, stack), client, plans, doubles);
   return {
     figures: {

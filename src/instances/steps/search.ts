@@ -8,7 +8,7 @@ import { deadManSeconds } from '../dead-man.ts';
 import { labelOf } from '../label.ts';
 import { recall, withoutCooling, type HostMemory } from '../machines.ts';
 import type { Offer, OfferSearch } from '../provider.ts';
-import { MAX_PRICE_PER_HOUR_USD, type Requirements } from '../requirements.ts';
+import { HIGHEST_PRICE_PER_HOUR_USD, type Requirements } from '../requirements.ts';
 import { findOffer, rankOffers } from '../ranking.ts';
 import { enterPhase } from '../records.ts';
 import {
@@ -170,7 +170,7 @@ function named(offers: Offer[], publicId: string): Offer[] {
 function wantedOf(step: Step): Requirements {
   const requirements = needRequirements(step);
   if (step.instance.wanted_offer_id === null) return requirements;
-  return { ...requirements, maxPricePerHourUsd: MAX_PRICE_PER_HOUR_USD };
+  return { ...requirements, maxPricePerHourUsd: HIGHEST_PRICE_PER_HOUR_USD };
 }
 
 /** Why no further offer may be tried, or null when one may. */
