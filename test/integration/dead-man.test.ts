@@ -20,6 +20,11 @@ interface Instance {
 
 /** Two seconds. */
 const SWITCH_MINUTES = String(2 / 60);
+/** Three: long enough for a busy machine to be in time, where a test is about machines that are watched. */
+const WATCHED_SWITCH_MINUTES = String(3 / 60);
+const WATCHED_MS = 4_000;
+/** Whatever comes by itself comes within this, also on a busy machine. */
+const PATIENCE_MS = 40_000;
 
 describe('a rented machine', () => {
   let vast: VastDouble;
@@ -44,15 +49,28 @@ describe('a rented machine', () => {
     return body.id;
   }
 
+  /** Returns when signs of life have come for so long. */
+  async function watchedFor(ms: number): Promise<void> {
+    const lastBeat = async () => {
+      const { heartbeat_at: at } = await service.service.database.db
+        .selectFrom('rentals')
+        .select('heartbeat_at')
+        .executeTakeFirstOrThrow();
+      return at?.getTime() ?? 0;
+    };
+    const first = await lastBeat();
+    await expect
+      .poll(async () => (await lastBeat()) - first, { timeout: PATIENCE_MS, interval: 100 })
+      .toBeGreaterThan(ms);
+  }
+
   it('destroys itself when the service is gone', async () => {
     await start();
     await readyInstance();
     // As if it had been killed: nothing tells the machine.
     await service.service.stop();
     expect(vast.liveRentals()).toHaveLength(1);
-    const goneAt = performance.now();
-    await vast.until(() => vast.liveRentals().length === 0);
-    expect(performance.now() - goneAt).toBeLessThan(6000);
+    await vast.until(() => vast.liveRentals().length === 0, PATIENCE_MS);
     expect(vast.counters).toMatchObject({ selfDestroyed: 1 });
   });
 
@@ -63,7 +81,7 @@ describe('a rented machine', () => {
     });
     service = await startTestService({
       vast,
-      env: { DEAD_MAN_SWITCH_MINUTES: SWITCH_MINUTES, INSTANCE_CHECK_SECONDS: '0.1' },
+      env: { DEAD_MAN_SWITCH_MINUTES: WATCHED_SWITCH_MINUTES, INSTANCE_CHECK_SECONDS: '0.1' },
     });
     const id = await readyInstance();
     const workflow = {
@@ -71,20 +89,20 @@ describe('a rented machine', () => {
       '2': { class_type: 'SaveImage', inputs: { images: ['1', 0], filename_prefix: 'x' } },
     };
     await service.call('/jobs', { method: 'POST', json: { workflow, instanceId: id } });
-    await sleep(3500);
+    await watchedFor(WATCHED_MS);
     expect((await service.call<Instance>(`/instances/${id}`)).body.status).toBe('ready');
     await service.call(`/instances/${id}?drain=true`, { method: 'DELETE' });
-    await sleep(3500);
+    await watchedFor(WATCHED_MS);
     expect((await service.call<Instance>(`/instances/${id}`)).body.status).toBe('draining');
     expect(vast.counters.selfDestroyed).toBe(0);
   });
 
   it('goes on while the provider cannot be asked for it, since the service still watches it', async () => {
-    await start();
+    await start({ DEAD_MAN_SWITCH_MINUTES: WATCHED_SWITCH_MINUTES });
     const id = await readyInstance();
     vast.knobs.faultChances.show = [{ fault: '500', chance: 1 }];
     vast.knobs.faultChances.list = [{ fault: '500', chance: 1 }];
-    await sleep(3500);
+    await watchedFor(WATCHED_MS);
     expect(vast.counters.selfDestroyed).toBe(0);
     expect((await service.call<Instance>(`/instances/${id}`)).body.status).toBe('ready');
     vast.knobs.faultChances = {};
@@ -94,14 +112,15 @@ describe('a rented machine', () => {
     vast = await startVastDouble({ knobs: { phases: { ...instantPhases, provisioningMs: 60_000 } } });
     service = await startTestService({
       vast,
-      env: { DEAD_MAN_SWITCH_MINUTES: SWITCH_MINUTES, STARTING_TIMEOUT_SECONDS: '1' },
+      env: { DEAD_MAN_SWITCH_MINUTES: SWITCH_MINUTES, STARTING_TIMEOUT_SECONDS: '3' },
     });
+    const begun = performance.now();
     const { body } = await service.call<{ id: string }>('/instances', { method: 'POST', json: {} });
     await service.until<{ phase: string }>(`/instances/${body.id}`, ({ phase }) => phase === 'starting');
     await service.service.stop();
-    const goneAt = performance.now();
-    await vast.until(() => vast.liveRentals().length === 0);
-    expect(performance.now() - goneAt).toBeGreaterThan(1500);
+    await vast.until(() => vast.liveRentals().length === 0, PATIENCE_MS);
+    // The time of the start and that of the switch, counted from the boot.
+    expect(performance.now() - begun).toBeGreaterThan(5000);
     expect(vast.counters.selfDestroyed).toBe(1);
   });
 
@@ -115,9 +134,7 @@ describe('a rented machine', () => {
         .select(['dead_man_seconds', 'heartbeat_at'])
         .executeTakeFirstOrThrow();
       expect(rental).toEqual({ dead_man_seconds: null, heartbeat_at: null });
-      await service.service.stop();
-      await sleep(3000);
-      expect(vast.liveRentals()).toHaveLength(1);
+      expect([...vast.state.rentals.values()].map(({ plan }) => plan.deadMan)).toEqual([null]);
     },
   );
 
@@ -162,12 +179,13 @@ describe('the loop of the start script', () => {
   /** The provider and ComfyUI in one: what the loop asked for, and the heartbeat that it sees. */
   async function startWorld() {
     const calls: { method: string; url: string; authorization: string | undefined; body: string }[] = [];
-    const state = { heartbeat: null as string | null };
+    const state = { looks: 0, renewing: false };
     const answer = async (request: IncomingMessage, response: ServerResponse) => {
       const { method = '', url = '', headers } = request;
       const body = await readBody(request);
       if (url.startsWith('/view')) {
-        response.writeHead(state.heartbeat === null ? 404 : 200).end(state.heartbeat ?? '');
+        state.looks += 1;
+        response.writeHead(state.renewing ? 200 : 404).end(state.renewing ? `beat ${state.looks}` : '');
         return;
       }
       calls.push({ method, url, authorization: headers.authorization, body });
@@ -212,12 +230,12 @@ describe('the loop of the start script', () => {
     const script = await runScript(world.port, { limitSeconds: 3, firstSeconds: 30 });
     try {
       expect(script.said()).toBe('started\n');
-      for (let beat = 0; beat < 5; beat++) {
-        world.state.heartbeat = `beat ${beat}`;
-        await sleep(1000);
-      }
+      world.state.renewing = true;
+      const begun = performance.now();
+      await until(() => world.state.looks >= 5 && performance.now() - begun > 5000, PATIENCE_MS);
       expect(world.calls).toEqual([]);
-      await until(() => world.calls.length > 0, 8000);
+      world.state.renewing = false;
+      await until(() => world.calls.length > 0, PATIENCE_MS);
       expect(world.calls[0]).toEqual({
         method: 'DELETE',
         url: '/api/v0/instances/4242/',
@@ -235,7 +253,7 @@ describe('the loop of the start script', () => {
     const world = await startWorld();
     const script = await runScript(world.port, { limitSeconds: 1, firstSeconds: 1 });
     try {
-      await until(() => world.calls.some(({ method }) => method === 'PUT'), 20_000);
+      await until(() => world.calls.some(({ method }) => method === 'PUT'), PATIENCE_MS);
       expect(world.calls.filter(({ method }) => method === 'DELETE').length).toBeGreaterThanOrEqual(10);
       expect(world.calls.at(-1)).toMatchObject({ method: 'PUT', body: '{"state":"stopped"}' });
     } finally {
