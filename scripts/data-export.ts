@@ -9,24 +9,27 @@ import { borrowEmbeddedServer } from '../src/database/embedded.ts';
 import { exportData } from '../src/database/transfer.ts';
 import { runCommand, summaryOf } from './data-command.ts';
 
-await runCommand('data:export', async (file) => {
-  const { DATABASE_URL, DATA_DIR } = loadConfig(process.env);
-  const server =
-    DATABASE_URL === undefined
-      ? await borrowEmbeddedServer(DATA_DIR, pino({ level: 'warn' }, pino.destination(2)))
-      : { address: { connectionString: DATABASE_URL }, stop: async () => undefined };
-  try {
-    // The name is taken only by a complete export. It holds the keys of rented machines, so nobody else may read it.
-    const draft = `${file}.part`;
-    const packed = createGzip();
-    const written = pipeline(packed, createWriteStream(draft, { mode: 0o600 }));
-    const [counts] = await Promise.all([
-      exportData(server.address, packed).finally(() => packed.end()),
-      written,
-    ]);
-    await rename(draft, file);
-    return `Exported ${summaryOf(counts)} to ${file}. Stored files are not in it: copy them along.`;
-  } finally {
-    await server.stop();
-  }
+await runCommand({
+  name: 'data:export',
+  run: async (file) => {
+    const { DATABASE_URL, DATA_DIR } = loadConfig(process.env);
+    const server =
+      DATABASE_URL === undefined
+        ? await borrowEmbeddedServer(DATA_DIR, pino({ level: 'warn' }, pino.destination(2)))
+        : { address: { connectionString: DATABASE_URL }, stop: async () => undefined };
+    try {
+      // The name is taken only by a complete export. It holds the keys of rented machines, so nobody else may read it.
+      const draft = `${file}.part`;
+      const packed = createGzip();
+      const written = pipeline(packed, createWriteStream(draft, { mode: 0o600 }));
+      const [counts] = await Promise.all([
+        exportData(server.address, packed).finally(() => packed.end()),
+        written,
+      ]);
+      await rename(draft, file);
+      return `Exported ${summaryOf(counts)} to ${file}. Stored files are not in it: copy them along.`;
+    } finally {
+      await server.stop();
+    }
+  },
 });

@@ -1,7 +1,6 @@
 // All wiring on one screen: what the service is made of, and the order in which its parts start and stop.
-import { join } from 'node:path';
 import type { FastifyPluginAsyncZod } from 'fastify-type-provider-zod';
-import { createLocalDiskStore } from './assets/local-disk.ts';
+import { openStore } from './assets/open-store.ts';
 import { assetRoutes } from './assets/routes.ts';
 import { createAssets, type Assets } from './assets/service.ts';
 import { configuredApiKeys, loadConfig, type Config } from './config.ts';
@@ -17,6 +16,7 @@ import { assertListenAllowed } from './http/authentication.ts';
 import { createHealth } from './http/health.ts';
 import { createMetrics } from './http/metrics.ts';
 import { createHttpServer } from './http/server.ts';
+import { createSignedLinks, linkSecrets, type SignedLinks } from './http/signed-links.ts';
 import { accountRoutes, type AccountDeps } from './instances/account-routes.ts';
 import { labelPrefix } from './instances/label.ts';
 import { instanceRoutes } from './instances/routes.ts';
@@ -24,19 +24,28 @@ import { createInstances, type Instances } from './instances/service.ts';
 import { createSessions } from './instances/sessions.ts';
 import { syncStaticInstances } from './instances/static.ts';
 import type { Notifications } from './database/notifications.ts';
+import { batchRoutes } from './jobs/batch-routes.ts';
+import { createBatches, type BatchService } from './jobs/batch.ts';
 import { jobRoutes } from './jobs/routes.ts';
+import { createKnownNodes } from './jobs/known-nodes.ts';
+import { presentJob } from './jobs/presentation.ts';
 import { createJobs, type JobService } from './jobs/service.ts';
 import { healthProbes } from './probes.ts';
 import { createLogger, type Logger } from './support/log.ts';
 import { systemClock } from './support/clock.ts';
+import { sleep } from './support/sleep.ts';
 import { createVastProvider } from './vast/provider.ts';
+import { webhookDescriptions } from './webhooks/openapi.ts';
+import { registerWebhookMetrics } from './webhooks/metrics.ts';
+import { webhookRoutes } from './webhooks/routes.ts';
+import { createDeliveries, type Deliveries } from './webhooks/service.ts';
 import { startWork } from './work.ts';
 
 export interface Service {
   /** Where it listens, such as `http://127.0.0.1:8400`. */
   readonly url: string;
   readonly database: Database;
-  /** Takes no more requests, hands running work back to the queues, and stops every part. Nothing is lost. */
+  /** Lets a balancer know, takes no more requests, hands running work back to the queues, and stops every part. Nothing is lost. */
   stop(): Promise<void>;
 }
 
@@ -55,36 +64,76 @@ export async function startService(config: Config, log: Logger): Promise<Service
 
     const provider = config.VASTAI_API_KEY === undefined ? null : createVastProvider({ config, log });
     started.defer(async () => provider?.close());
-    const store = createLocalDiskStore({ dir: join(config.DATA_DIR, 'assets') });
+    const store = await openStore(config);
+    started.defer(() => store.close());
     const assets = createAssets({ db, store, config, log });
+    const links = createSignedLinks({
+      secrets: await linkSecrets(db, config),
+      lifetimeMs: config.LINK_LIFETIME_HOURS * 3_600_000,
+      apiKeys,
+      clock,
+    });
     const sessions = createSessions({ db, config, log });
     started.defer(() => sessions.close());
 
     const budget = createBudget({ db, config, clock });
     const instances = createInstances({ db, queues, provider, budget, config, clock });
-    const jobs = createJobs({ db, queues, notifications, assets, config, clock });
+    const nodes = createKnownNodes({ db, sessions, canRent: provider !== null, config, clock, log });
+    const jobDeps = { db, queues, notifications, assets, nodes, config, clock, links: links.links };
+    const jobs = createJobs(jobDeps);
+    const batches = createBatches(jobDeps);
     const metrics = createMetrics();
+    const deliveries = createDeliveries({ db, queues, clock });
+    const countTry = registerWebhookMetrics(metrics, db);
     registerGauges(metrics, db, queues);
     registerMoneyGauges(metrics, { db, config, clock });
     const health = createHealth(healthProbes({ database, queues, provider, store, db, config }));
     const prefix = await labelPrefix(db, config);
     const account = { db, provider, labelPrefix: prefix };
-    const costs = { db, instances, budget, config, clock };
-    const routes = domainRoutes({ instances, account, jobs, assets, notifications, costs });
-    const http = await createHttpServer({ config, log, apiKeys, health, routes, metrics });
+    const costs = { db, instances, nodes, budget, config, clock };
+    const routes = domainRoutes({
+      links,
+      instances,
+      account,
+      jobs,
+      batches,
+      assets,
+      notifications,
+      costs,
+      deliveries,
+    });
+    const http = await createHttpServer({
+      config,
+      log,
+      apiKeys,
+      health,
+      routes,
+      links,
+      metrics,
+      webhooks: webhookDescriptions,
+    });
 
     const instanceDeps = { db, queues, provider, sessions, budget, config, labelPrefix: prefix, log, clock };
     const runDeps = { db, queues, notifications, assets, sessions, config, clock, log };
     const fleetDeps = { db, queues, instances, canRent: provider !== null, config, clock, log };
     const moneyDeps = { db, queues, provider, config, clock, log };
-    await startWork({ instances: instanceDeps, runs: runDeps, fleet: fleetDeps, money: moneyDeps });
+    const showJob = async (id: string) => {
+      const now = clock.now();
+      return presentJob(await jobs.get(id), now, await costOfJob(db, id, now), await links.links());
+    };
+    const webhooks = { db, queues, config, clock, log, showJob, countTry };
+    await startWork({ instances: instanceDeps, runs: runDeps, fleet: fleetDeps, money: moneyDeps, webhooks });
     started.defer(() => queues.stop(config.SHUTDOWN_TIMEOUT_SECONDS * 1000));
     await syncStaticInstances(db, queues, config.COMFYUI_URLS, config.JOB_MAX_ATTEMPTS);
 
     started.defer(() => http.close());
     const url = await http.listen({ host: config.HOST, port: config.PORT });
     health.enter('running');
-    started.defer(async () => health.enter('stopping'));
+    started.defer(async () => {
+      health.enter('stopping');
+      // Until a balancer has seen it, requests go on being answered.
+      await sleep(config.DRAIN_SECONDS * 1000);
+    });
     return { url, database, stop: () => started.disposeAsync() };
   } catch (error) {
     await started.disposeAsync();
@@ -105,13 +154,17 @@ export async function openApiDocument(): Promise<object> {
     apiKeys: unasked,
     health: unasked,
     routes: domainRoutes({
+      links: unasked,
       instances: unasked,
       account: unasked,
       jobs: unasked,
+      batches: unasked,
       assets: unasked,
       notifications: unasked,
       costs: unasked,
+      deliveries: unasked,
     }),
+    webhooks: webhookDescriptions,
   });
   await http.ready();
   const document = http.swagger();
@@ -120,19 +173,24 @@ export async function openApiDocument(): Promise<object> {
 }
 
 function domainRoutes(services: {
+  links: SignedLinks;
   instances: Instances;
   account: AccountDeps;
   jobs: JobService;
+  batches: BatchService;
   assets: Assets;
   notifications: Notifications;
   costs: EstimateDeps;
+  deliveries: Deliveries;
 }): FastifyPluginAsyncZod[] {
-  const { instances, account, jobs, assets, costs } = services;
+  const { links, instances, account, jobs, batches, assets, costs, deliveries } = services;
   return [
     instanceRoutes(instances, systemClock),
     accountRoutes(account),
-    jobRoutes({ jobs, assets, costOf: (id, now) => costOfJob(costs.db, id, now) }),
+    jobRoutes({ jobs, assets, links: links.links, costOf: (id, now) => costOfJob(costs.db, id, now) }),
+    batchRoutes({ batches, assets }),
     costRoutes(costs),
-    assetRoutes(assets),
+    assetRoutes(assets, links),
+    webhookRoutes(deliveries),
   ];
 }

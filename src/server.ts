@@ -14,7 +14,8 @@ try {
     { url: service.url, docs: `${service.url}/docs`, database: service.database.kind },
     'the service is up',
   );
-  closeWithGrace({ delay: (config.SHUTDOWN_TIMEOUT_SECONDS + 10) * 1000 }, async ({ signal, err }) => {
+  const longestStopMs = (config.DRAIN_SECONDS + config.SHUTDOWN_TIMEOUT_SECONDS + 10) * 1000;
+  closeWithGrace({ delay: longestStopMs }, async ({ signal, err }) => {
     if (err === undefined) log.info({ signal }, 'stopping');
     else log.fatal({ err }, 'stopping because of an error that nobody caught');
     await service.stop();

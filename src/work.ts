@@ -1,6 +1,7 @@
 // Which queue is worked by what, and with how many hands.
 import { runFleet, type FleetDeps } from './fleet/fleet.ts';
 import { keepMoney, MONEY_EVERY_MS, type MoneyDeps } from './fleet/money.ts';
+import { forgetKeys } from './database/once.ts';
 import { ProviderError } from './instances/provider.ts';
 import { reconcile } from './instances/reconcile.ts';
 import type { InstanceDeps } from './instances/steps.ts';
@@ -9,12 +10,18 @@ import { sweepInstances } from './instances/sweep.ts';
 import type { RunDeps } from './jobs/deps.ts';
 import { dispatch } from './jobs/dispatch.ts';
 import { SLOTS_PER_INSTANCE } from './jobs/placement.ts';
+import { createRetention } from './jobs/retention.ts';
 import { runAttempt } from './jobs/run.ts';
+import { COLLECTING_PER_INSTANCE } from './jobs/slots.ts';
 import { sweepJobs } from './jobs/sweep.ts';
+import { deliver, type DeliveryDeps } from './webhooks/deliver.ts';
+import { sweepDeliveries } from './webhooks/sweep.ts';
 
 const INSTANCE_HANDS = 8;
 /** However many instances there may be, one process follows no more jobs than this; another replica takes the rest. */
 const MAX_RUN_HANDS = 64;
+/** They wait for receivers most of the time, and some never answer. */
+const DELIVER_HANDS = 32;
 const SWEEP_EVERY_MS = 10_000;
 
 /** Begins to work on every queue; `queues.stop` ends it. */
@@ -23,11 +30,13 @@ export async function startWork({
   runs,
   fleet,
   money,
+  webhooks,
 }: {
   instances: InstanceDeps;
   runs: RunDeps;
   fleet: FleetDeps;
   money: MoneyDeps;
+  webhooks: DeliveryDeps;
 }): Promise<void> {
   const { db, queues, config } = instances;
   await queues.start();
@@ -40,10 +49,12 @@ export async function startWork({
     await queues.send(db, 'fleet', {});
   });
   await queues.work('fleet', 1, () => runFleet(fleet));
-  const slots = SLOTS_PER_INSTANCE * (config.MAX_INSTANCES + config.COMFYUI_URLS.length);
-  await queues.work('run', Math.min(MAX_RUN_HANDS, Math.max(SLOTS_PER_INSTANCE, slots)), (message, context) =>
+  const runsPerInstance = SLOTS_PER_INSTANCE + COLLECTING_PER_INSTANCE;
+  const mostRuns = runsPerInstance * (config.MAX_INSTANCES + config.COMFYUI_URLS.length);
+  await queues.work('run', Math.min(MAX_RUN_HANDS, Math.max(runsPerInstance, mostRuns)), (message, context) =>
     runAttempt(runs, message, context),
   );
+  await queues.work('deliver', DELIVER_HANDS, (message, context) => deliver(webhooks, message, context));
   await queues.work('money', 1, async () => {
     try {
       await keepMoney(money);
@@ -51,10 +62,14 @@ export async function startWork({
       await queues.send(db, 'money', {}, { afterMs: MONEY_EVERY_MS });
     }
   });
+  const sweepOld = createRetention(runs);
   await queues.work('sweep', 1, async () => {
     try {
       await sweepInstances(db, queues);
       await sweepJobs(runs);
+      await forgetKeys(db, runs.clock.now());
+      await sweepDeliveries(webhooks);
+      await sweepOld();
     } finally {
       await queues.send(db, 'sweep', {}, { afterMs: SWEEP_EVERY_MS });
     }

@@ -1,5 +1,6 @@
 // The asset: a stored file, addressed by its content.
 import { z } from 'zod';
+import type { LinkTo } from '../http/signed-links.ts';
 
 export interface Asset {
   /** BLAKE3 of the bytes, 64 hexadecimal digits: who knows the file knows its id, and the id never means another file. */
@@ -7,7 +8,7 @@ export interface Asset {
   sizeBytes: number;
   /** Without parameters, such as `image/png`. */
   contentType: string;
-  /** As given by whoever stored it first; a plain name without folders. */
+  /** As given by whoever uploaded it last; a plain name without folders. */
   fileName: string | null;
   createdAt: Date;
 }
@@ -29,11 +30,21 @@ export const assetSchema = z
     id: assetIdSchema,
     sizeBytes: z.int(),
     contentType: z.string().describe('Found from the bytes where they tell it'),
-    fileName: z.string().nullable().describe('As given with the first upload'),
+    fileName: z.string().nullable().describe('As given with the newest upload that gave one'),
     createdAt: z.iso.datetime().describe('ISO 8601, UTC'),
+    url: z
+      .string()
+      .describe(
+        'Where its bytes are, below the address of this service. Where API keys are needed it opens without one for a while, in a browser too; look the file up again for a new one',
+      ),
   })
   .meta({ id: 'Asset', description: 'A stored file, addressed by its content' });
 
-export function presentAsset(asset: Asset): z.output<typeof assetSchema> {
-  return { ...asset, createdAt: asset.createdAt.toISOString() };
+export function presentAsset(asset: Asset, linkTo: LinkTo): z.output<typeof assetSchema> {
+  return { ...asset, createdAt: asset.createdAt.toISOString(), url: linkTo(contentUrl(asset.id)) };
+}
+
+/** The path of the bytes in this API. */
+export function contentUrl(id: string): string {
+  return `/assets/${id}/content`;
 }

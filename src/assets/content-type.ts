@@ -2,7 +2,7 @@
 import { fileTypeFromBuffer } from 'file-type';
 import { lookup } from 'mime-types';
 
-const unknownType = 'application/octet-stream';
+export const unknownType = 'application/octet-stream';
 /** What clients claim when they do not know; the second is what curl claims of any file. */
 const emptyClaims = new Set([unknownType, 'application/x-www-form-urlencoded', 'binary/octet-stream']);
 

@@ -6,9 +6,10 @@ import type { FastifyPluginAsyncZod } from 'fastify-type-provider-zod';
 import { z } from 'zod';
 import { ServiceError } from '../errors.ts';
 import { problems } from '../http/problems.ts';
+import type { SignedLinks } from '../http/signed-links.ts';
 import { guardStream, type StreamFailure } from '../support/guarded-stream.ts';
-import { assetIdSchema, assetSchema, presentAsset, type Asset } from './asset.ts';
-import { sendAsset } from './send.ts';
+import { assetIdSchema, assetSchema, contentUrl, presentAsset, type Asset } from './asset.ts';
+import { bytesResponse, fileQuerySchema, sendAsset } from './send.ts';
 import type { Assets } from './service.ts';
 
 /** An upload that sends nothing for so long is given up. */
@@ -34,26 +35,43 @@ const uploadSchema = {
   response: {
     200: assetSchema,
     201: assetSchema,
-    ...problems('payload_too_large', 'storage_full'),
+    ...problems('payload_too_large', 'storage_full', 'storage_unavailable'),
   },
 };
 
 const paramsSchema = z.strictObject({ id: assetIdSchema });
 
-/** Needs @fastify/multipart. */
-export function assetRoutes(assets: Assets): FastifyPluginAsyncZod {
-  return async (app) => {
-    // Here a JSON or text file is bytes like any other.
-    app.removeContentTypeParser(['application/json', 'text/plain']);
-    app.addContentTypeParser('*', (_request, payload, done) => done(null, payload));
+const linkSchema = {
+  operationId: 'createAssetLink',
+  tags: ['assets'],
+  summary: 'Make a link that opens a file without an API key',
+  description:
+    'For whoever has no key. It opens this one file, to be read only. It cannot be taken back before its time is over.',
+  params: paramsSchema,
+  body: z
+    .strictObject({
+      expiresInSeconds: z.int().min(1).max(604_800).default(86_400).describe('How long the link works'),
+    })
+    .prefault({}),
+  response: {
+    201: z.object({
+      url: z.string().describe('Below the address of this service'),
+      expiresAt: z.iso
+        .datetime()
+        .nullable()
+        .describe('ISO 8601, UTC; null while the service has no API keys, and nobody needs a signature'),
+    }),
+    ...problems('asset_not_found'),
+  },
+};
 
-    app.post('/assets', { schema: uploadSchema }, async (request, reply) => {
-      const { asset, createdNew } = await receive(request, assets, request.query.fileName ?? null);
-      return reply
-        .code(createdNew ? 201 : 200)
-        .header('location', `/assets/${asset.id}`)
-        .send(presentAsset(asset));
-    });
+/** Needs @fastify/multipart. */
+export function assetRoutes(
+  assets: Assets,
+  links: Pick<SignedLinks, 'links' | 'link'>,
+): FastifyPluginAsyncZod {
+  return async (app) => {
+    await app.register(uploadRoute(assets, links));
 
     app.get(
       '/assets/:id',
@@ -66,24 +84,29 @@ export function assetRoutes(assets: Assets): FastifyPluginAsyncZod {
           response: { 200: assetSchema, ...problems('asset_not_found') },
         },
       },
-      async (request) => presentAsset(await find(assets, request.params.id)),
+      async (request) => presentAsset(await find(assets, request.params.id), await links.links()),
     );
+
+    app.post('/assets/:id/links', { schema: linkSchema }, async (request, reply) => {
+      const { id } = await find(assets, request.params.id);
+      const { url, expiresAt } = await links.link(contentUrl(id), request.body.expiresInSeconds * 1000);
+      return reply.code(201).send({ url, expiresAt: expiresAt?.toISOString() ?? null });
+    });
 
     app.get(
       '/assets/:id/content',
       {
+        config: { signed: true },
         schema: {
           operationId: 'getAssetContent',
           tags: ['assets'],
           summary: 'Read the bytes of a file, whole or a range',
           params: paramsSchema,
-          querystring: z.strictObject({
-            download: z.stringbool().default(false).describe('Save it instead of showing it'),
-          }),
+          querystring: fileQuerySchema,
           response: {
             200: bytesResponse('The whole file'),
             206: bytesResponse('The part that the Range header names'),
-            ...problems('asset_not_found', 'range_not_satisfiable'),
+            ...problems('asset_not_found', 'range_not_satisfiable', 'link_expired', 'storage_unavailable'),
           },
         },
       },
@@ -96,10 +119,20 @@ export function assetRoutes(assets: Assets): FastifyPluginAsyncZod {
   };
 }
 
-/** How OpenAPI shows an answer of bytes; Fastify sends streams without looking at it. */
-function bytesResponse(description: string) {
-  const schema = z.unknown().meta({ type: 'string', format: 'binary' });
-  return { description, content: { 'application/octet-stream': { schema } } };
+/** By itself, because here a JSON or text file is bytes like any other. */
+function uploadRoute(assets: Assets, links: Pick<SignedLinks, 'links'>): FastifyPluginAsyncZod {
+  return async (app) => {
+    app.removeContentTypeParser(['application/json', 'text/plain']);
+    app.addContentTypeParser('*', (_request, payload, done) => done(null, payload));
+
+    app.post('/assets', { schema: uploadSchema }, async (request, reply) => {
+      const { asset, createdNew } = await receive(request, assets, request.query.fileName ?? null);
+      return reply
+        .code(createdNew ? 201 : 200)
+        .header('location', `/assets/${asset.id}`)
+        .send(presentAsset(asset, await links.links()));
+    });
+  };
 }
 
 async function find(assets: Assets, id: string): Promise<Asset> {

@@ -3,6 +3,7 @@ import { Readable } from 'node:stream';
 import { create as createDisposition } from 'content-disposition';
 import type { FastifyReply, FastifyRequest } from 'fastify';
 import { parse as parseRange } from 'range-parser';
+import { z } from 'zod';
 import { ServiceError } from '../errors.ts';
 import type { Asset } from './asset.ts';
 import { isSafeToShow } from './content-type.ts';
@@ -14,6 +15,19 @@ export interface SendOptions {
   fileName: string | null;
   /** `inline` shows it in the browser where its type is harmless; everything else is sent as an attachment all the same. */
   disposition: 'inline' | 'attachment';
+}
+
+/** The query of a route that sends a file. What belongs to a signed link was checked before. */
+export const fileQuerySchema = z.strictObject({
+  download: z.stringbool().default(false).describe('Save it instead of showing it'),
+  expires: z.string().max(20).optional().describe('Of a link with a signature'),
+  signature: z.string().max(100).optional().describe('Of a link with a signature'),
+});
+
+/** How OpenAPI shows an answer of bytes; Fastify sends streams without looking at it. */
+export function bytesResponse(description: string) {
+  const schema = z.unknown().meta({ type: 'string', format: 'binary' });
+  return { description, content: { 'application/octet-stream': { schema } } };
 }
 
 /** Answers GET and HEAD. Rejects with `range_not_satisfiable` or `asset_not_found` before the first byte. */

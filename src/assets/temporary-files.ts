@@ -1,88 +1,136 @@
-// Files on their way into a store: written, measured and hashed in one pass, under names that nobody reads.
+// Files on their way into a store: written to the local disk, measured and hashed in one pass, under names that nobody reads.
 import { randomUUID } from 'node:crypto';
-import { mkdir, open, readdir, rm, stat, type FileHandle } from 'node:fs/promises';
+import { mkdir, open, readdir, rm, stat, writeFile, type FileHandle } from 'node:fs/promises';
 import { join } from 'node:path';
+import type { Readable } from 'node:stream';
+import { pipeline } from 'node:stream/promises';
 import type { IHasher } from 'hash-wasm';
 import { ServiceError } from '../errors.ts';
-import { createHasherPool } from './content-hash.ts';
-import { headBytes } from './store.ts';
+import { createHasherPool, type HasherPool } from './content-hash.ts';
+import { headBytes, type ReceivedFile, type ReceiveOptions } from './store.ts';
 
-export interface TemporaryFile {
+export interface TemporaryFile extends Omit<ReceivedFile, 'publish'> {
   path: string;
-  /** BLAKE3 of its bytes. */
-  id: string;
-  sizeBytes: number;
-  head: Buffer;
 }
 
 export interface TemporaryFiles {
-  /** Makes the folder and removes what a killed process left in it; files that somebody may still be writing stay. */
-  prepare(): Promise<void>;
-  /** Writes a file and flushes it to the disk, lends it to `use`, and removes it unless that moved it away. */
-  write<T>(
-    chunks: AsyncIterable<Buffer | string>,
-    options: { maxBytes: number },
-    use: (file: TemporaryFile) => Promise<T>,
-  ): Promise<T>;
+  /** Writes a file, lends it to `use`, and removes it unless that moved it away. Rejects like `AssetStore.receive`. */
+  receive<T>(stream: Readable, options: ReceiveOptions, use: (file: TemporaryFile) => Promise<T>): Promise<T>;
+  /** Rejects when files could not be written now. */
+  check(): Promise<void>;
+  /** Removes what a killed process left; files that somebody may still be writing stay. */
+  tidy(): Promise<void>;
 }
 
 /** A file that was not written to for so long belongs to a process that is gone: uploads that stall are cut off long before. */
-const abandonedAfterMs = 3_600_000;
+const ABANDONED_AFTER_MS = 86_400_000;
+const TIDY_EVERY_MS = 3_600_000;
 
+/** Temporary files in the folder `dir`, which is made when it is first needed. Every process looks after its own disk. */
 export function createTemporaryFiles({ dir }: { dir: string }): TemporaryFiles {
   const hashers = createHasherPool();
+  const prepare = atMostEvery(TIDY_EVERY_MS, async () => {
+    await mkdir(dir, { recursive: true });
+    await removeAbandoned(dir);
+  });
+
   return {
-    async prepare() {
-      await mkdir(dir, { recursive: true });
-      await removeAbandoned(dir);
-    },
-    async write(chunks, { maxBytes }, use) {
+    async receive(stream, { maxBytes, signal }, use) {
       const path = join(dir, randomUUID());
+      let writing: Promise<Omit<TemporaryFile, 'path'>> | undefined;
       try {
-        const written = await hashers.lend((hasher) => writeFile(path, chunks, maxBytes, hasher));
+        // The pipeline listens to the stream from the first moment: an error while the folder is made must not go unheard.
+        const written = await pipeline(
+          stream,
+          (chunks: AsyncIterable<Buffer | string>) => {
+            writing = prepare().then(() => writeHashed(path, chunks, maxBytes, hashers));
+            return writing;
+          },
+          signal === undefined ? {} : { signal },
+        );
+        signal?.throwIfAborted();
         return await use({ path, ...written });
+      } catch (error) {
+        throw signal?.aborted === true ? signal.reason : explainDiskError(error);
       } finally {
+        // A pipeline that is aborted does not wait for its last part, which may be about to make the file.
+        await writing?.catch(() => undefined);
         await rm(path, { force: true });
       }
     },
+
+    async check() {
+      try {
+        await prepare();
+        const probe = join(dir, `check-${randomUUID()}`);
+        await writeFile(probe, 'x', { flag: 'wx', flush: true });
+        await rm(probe);
+      } catch (error) {
+        throw explainDiskError(error);
+      }
+    },
+
+    tidy: () => prepare(),
   };
+}
+
+/** What a failure of the disk means to a caller; everything else stays what it is. */
+export function explainDiskError(error: unknown): unknown {
+  if (!hasErrorCode(error, 'ENOSPC') && !hasErrorCode(error, 'EDQUOT')) return error;
+  return new ServiceError('storage_full', 'The disk that holds the files is full. Try again later.', {
+    cause: error,
+  });
+}
+
+export function hasErrorCode(error: unknown, code: string): boolean {
+  return error instanceof Error && 'code' in error && error.code === code;
 }
 
 async function removeAbandoned(dir: string): Promise<void> {
   for (const name of await readdir(dir)) {
     const path = join(dir, name);
     const info = await stat(path).catch(() => null);
-    if (info !== null && Date.now() - info.mtimeMs > abandonedAfterMs) await rm(path, { force: true });
+    if (info !== null && Date.now() - info.mtimeMs > ABANDONED_AFTER_MS) await rm(path, { force: true });
   }
 }
 
-async function writeFile(
+function writeHashed(
   path: string,
+  chunks: AsyncIterable<Buffer | string>,
+  maxBytes: number,
+  hashers: HasherPool,
+): Promise<Omit<TemporaryFile, 'path'>> {
+  return hashers.lend(async (hasher) => {
+    const file = await open(path, 'wx', 0o600);
+    try {
+      return await writeChunks(file, chunks, maxBytes, hasher);
+    } finally {
+      await file.close();
+    }
+  });
+}
+
+async function writeChunks(
+  file: FileHandle,
   chunks: AsyncIterable<Buffer | string>,
   maxBytes: number,
   hasher: IHasher,
 ): Promise<Omit<TemporaryFile, 'path'>> {
-  const file = await open(path, 'wx', 0o600);
-  try {
-    let sizeBytes = 0;
-    let head = Buffer.alloc(0);
-    for await (const piece of chunks) {
-      const chunk = typeof piece === 'string' ? Buffer.from(piece) : piece;
-      sizeBytes += chunk.length;
-      if (sizeBytes > maxBytes) {
-        throw new ServiceError('payload_too_large', `The file is larger than ${maxBytes} bytes.`);
-      }
-      if (head.length < headBytes) {
-        head = Buffer.concat([head, chunk.subarray(0, headBytes - head.length)]);
-      }
-      hasher.update(chunk);
-      await writeFully(file, chunk);
+  let sizeBytes = 0;
+  let head = Buffer.alloc(0);
+  for await (const piece of chunks) {
+    const chunk = typeof piece === 'string' ? Buffer.from(piece) : piece;
+    sizeBytes += chunk.length;
+    if (sizeBytes > maxBytes) {
+      throw new ServiceError('payload_too_large', `The file is larger than ${maxBytes} bytes.`);
     }
-    await file.sync();
-    return { id: hasher.digest(), sizeBytes, head };
-  } finally {
-    await file.close();
+    if (head.length < headBytes) {
+      head = Buffer.concat([head, chunk.subarray(0, headBytes - head.length)]);
+    }
+    hasher.update(chunk);
+    await writeFully(file, chunk);
   }
+  return { id: hasher.digest(), sizeBytes, head };
 }
 
 async function writeFully(file: FileHandle, chunk: Buffer): Promise<void> {
@@ -91,4 +139,19 @@ async function writeFully(file: FileHandle, chunk: Buffer): Promise<void> {
     const { bytesWritten } = await file.write(rest);
     rest = rest.subarray(bytesWritten);
   }
+}
+
+/** Runs `work` at the first call, when it failed, and when so long has passed; other calls share what the last one found. */
+function atMostEvery(ms: number, work: () => Promise<void>): () => Promise<void> {
+  let latest: { at: number; done: Promise<void> } | null = null;
+  return () => {
+    if (latest === null || performance.now() - latest.at >= ms) {
+      const current = { at: performance.now(), done: work() };
+      latest = current;
+      current.done.catch(() => {
+        if (latest === current) latest = null;
+      });
+    }
+    return latest.done;
+  };
 }

@@ -13,6 +13,7 @@ import { readHistoryEntry, type ComfyFile, type HistoryEntry } from './history.t
 import type { Link, LinkRequest } from './link.ts';
 import { linkErrorFrom } from './link-error.ts';
 import { multipartBody, type UploadFile } from './multipart.ts';
+import { askNodeClass, type NodeClass } from './object-info.ts';
 import {
   cancelledSchema,
   historySchema,
@@ -36,8 +37,8 @@ export interface ComfyQueue {
 export type Location =
   | { kind: 'finished'; entry: HistoryEntry }
   | { kind: 'running' }
-  /** `ahead` prompts run before it, the running one included. */
-  | { kind: 'pending'; ahead: number }
+  /** `ahead` prompts run before it, the running one included; `idle` where none is running at all. */
+  | { kind: 'pending'; ahead: number; idle: boolean }
   /** Never arrived, or forgotten: by a restart, a clearing of the queue, or a removal of the history entry. */
   | { kind: 'absent' };
 
@@ -52,6 +53,8 @@ export interface Download {
 export interface ComfyClient {
   systemStats(signal?: AbortSignal): Promise<SystemStats>;
   submit(request: SubmitRequest, signal?: AbortSignal): Promise<Submitted>;
+  /** A node class as it is now, read as that version of ComfyUI means it; null when the server does not have it. */
+  nodeClass(name: string, comfyuiVersion: string, signal?: AbortSignal): Promise<NodeClass | null>;
   queue(signal?: AbortSignal): Promise<ComfyQueue>;
   /** Null when the prompt is unknown or has not finished. */
   history(promptId: string, signal?: AbortSignal): Promise<HistoryEntry | null>;
@@ -69,18 +72,29 @@ export interface ComfyClient {
 }
 
 const MB = 1024 * 1024;
-const small: AnswerLimits = { deadlineMs: 30_000, maxBytes: MB };
-// Both hold whole graphs, and workers that hold Python's lock make ComfyUI slow to answer.
-const large: AnswerLimits = { deadlineMs: 60_000, maxBytes: 64 * MB };
+/** Workers that hold Python's lock make ComfyUI slow to answer. */
+const usualAnswerMs = 30_000;
 const fileIdleMs = 60_000;
 /** The time limit of the call itself bounds silence; this one, a trickle. */
 const uploadLimits: AnswerLimits = { deadlineMs: 6 * 3_600_000, maxBytes: MB };
 
-export function createComfyClient(link: Link): ComfyClient {
+export interface ComfyClientOptions {
+  /** How long ComfyUI may take to answer what takes it no work. */
+  answerMs?: number;
+}
+
+export function createComfyClient(
+  link: Link,
+  { answerMs = usualAnswerMs }: ComfyClientOptions = {},
+): ComfyClient {
+  const small: AnswerLimits = { deadlineMs: answerMs, maxBytes: MB };
+  // The queue and the history hold whole graphs.
+  const large: AnswerLimits = { ...small, maxBytes: 64 * MB };
   const client: ComfyClient = {
     async systemStats(signal) {
       return readAnswer(systemStatsSchema, await askComfy(link, get('/system_stats', signal), small));
     },
+    nodeClass: (name, comfyuiVersion, signal) => askNodeClass(link, name, comfyuiVersion, signal),
     submit: (request, signal) => submitPrompt(link, request, signal),
     async queue(signal) {
       const raw = readAnswer(queueSchema, await askComfy(link, get('/queue', signal), large));
@@ -101,14 +115,15 @@ export function createComfyClient(link: Link): ComfyClient {
       const { running, pending } = await client.queue(signal);
       if (running.includes(promptId)) return { kind: 'running' };
       const place = pending.indexOf(promptId);
-      if (place !== -1) return { kind: 'pending', ahead: running.length + place };
+      if (place !== -1) return { kind: 'pending', ahead: running.length + place, idle: running.length === 0 };
       const after = await client.history(promptId, signal);
       return after === null ? { kind: 'absent' } : { kind: 'finished', entry: after };
     },
     async cancel(promptId, signal) {
       const request = post(`/api/jobs/${encodeURIComponent(promptId)}/cancel`, {}, signal);
       const answer = await askComfy(link, request, small);
-      if (errorBehind(answer)?.kind === 'not_found') await cancelByQueue(link, client, promptId, signal);
+      if (errorBehind(answer)?.kind === 'not_found')
+        await cancelByQueue(link, client, promptId, small, signal);
       else readAnswer(cancelledSchema, answer);
     },
     async upload(file, signal) {
@@ -164,6 +179,7 @@ async function cancelByQueue(
   link: Link,
   client: ComfyClient,
   promptId: string,
+  small: AnswerLimits,
   signal: AbortSignal | undefined,
 ): Promise<void> {
   expectSuccess(await askComfy(link, post('/queue', { delete: [promptId] }, signal), small));

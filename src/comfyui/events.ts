@@ -1,6 +1,7 @@
 // ComfyUI's WebSocket frames, reduced to what a running prompt tells about itself.
 import { z } from 'zod';
 import { parseJson } from './json.ts';
+import { presentable } from './text.ts';
 
 export type PromptEvent =
   | { kind: 'started' }
@@ -15,6 +16,8 @@ export type PromptEvent =
   | { kind: 'executed'; node: string }
   /** An image of an unfinished result, where the server makes previews. */
   | { kind: 'preview'; node: string; contentType: string; image: Uint8Array }
+  /** A branch was left out, and the prompt goes on. */
+  | { kind: 'warning'; message: string }
   /** Over, for better or worse: the history tells. May come more than once, and before the history is written. */
   | { kind: 'ended' }
   /** No more events will come for this prompt, though it may go on: poll. */
@@ -51,6 +54,11 @@ const nodeProgressSchema = z.object({
   max: z.number(),
   state: z.enum(['running', 'finished']),
 });
+const blockedSchema = z.object({
+  node_id: z.string(),
+  node_type: z.string().catch(''),
+  exception_message: z.string().catch(''),
+});
 const progressSchema = z.object({ nodes: z.record(z.string(), z.unknown()) });
 const previewSchema = z.object({
   prompt_id: z.string(),
@@ -83,8 +91,7 @@ function readEvent(type: string, data: Record<string, unknown>): PromptEvent | n
     case 'progress_state':
       return { kind: 'progress', nodes: readProgress(progressSchema.parse(data).nodes) };
     case 'execution_error':
-      // A branch that a node has blocked: the prompt goes on, and usually succeeds.
-      return data.exception_type === 'ExecutionBlocked' ? null : { kind: 'ended' };
+      return data['exception_type'] === 'ExecutionBlocked' ? readBlocked(data) : { kind: 'ended' };
     case 'execution_success':
     case 'execution_interrupted':
       return { kind: 'ended' };
@@ -101,6 +108,13 @@ function readNodeEvent(
   const node = data.display_node ?? data.node;
   if (node !== null) return { kind, node };
   return kind === 'executing' ? { kind: 'ended' } : null;
+}
+
+/** A branch that a node has blocked: the prompt goes on, and usually succeeds. */
+function readBlocked(data: Record<string, unknown>): PromptEvent {
+  const { node_id: id, node_type: type, exception_message: why } = blockedSchema.parse(data);
+  const node = type === '' ? `Node ${id}` : `Node ${id} (${type})`;
+  return { kind: 'warning', message: `${node} was left out. ${presentable(why)}`.trim() };
 }
 
 function readProgress(nodes: Record<string, unknown>): Record<string, NodeProgress> {

@@ -1,5 +1,6 @@
 // What ComfyUI remembers of a finished prompt: how it ended, why, and what it produced.
 import { executionErrorSchema, fileSchema, type RawHistoryEntry } from './schemas.ts';
+import { reusesResults } from './reuse.ts';
 import { presentable } from './text.ts';
 
 export interface ComfyFile {
@@ -18,7 +19,8 @@ export interface PromptError {
   exceptionType: string | null;
   /** ComfyUI's message, trimmed, without host paths, inputs and traceback. */
   message: string;
-  outOfMemory: boolean;
+  /** Whose memory it was that did not suffice; null where memory was not the cause. */
+  outOfMemory: 'gpu' | 'host' | null;
 }
 
 export interface HistoryEntry {
@@ -30,6 +32,8 @@ export interface HistoryEntry {
   outputs: ComfyOutput[];
   /** Nodes whose results ComfyUI took from its cache. */
   cachedNodes: string[];
+  /** Nothing was made anew: all results come from an earlier run, if saved again. */
+  outputsReused: boolean;
   startedAt: Date | null;
   endedAt: Date | null;
 }
@@ -50,13 +54,16 @@ export function readHistoryEntry(promptId: string, raw: RawHistoryEntry): Histor
   const start = messages.find(([event]) => event === 'execution_start')?.[1];
   const cached = messages.find(([event]) => event === 'execution_cached')?.[1];
   const end = messages.findLast(([event]) => outcomes.has(event));
+  const cachedNodes = Array.isArray(cached?.['nodes']) ? cached['nodes'].map(String) : [];
   const outcome = outcomes.get(end?.[0] ?? '') ?? outcomeOf(raw.status?.status_str);
   return {
     promptId,
     outcome,
     error: outcome === 'failed' ? readError(end?.[1]) : null,
     outputs: Object.entries(raw.outputs).flatMap(([nodeId, output]) => readNodeOutput(nodeId, output)),
-    cachedNodes: Array.isArray(cached?.nodes) ? cached.nodes.map(String) : [],
+    cachedNodes,
+    outputsReused:
+      outcome === 'succeeded' && reusesResults(raw.prompt[2], cachedNodes, Object.keys(raw.outputs)),
     startedAt: dateOf(start?.timestamp),
     endedAt: dateOf(end?.[1].timestamp),
   };
@@ -75,7 +82,7 @@ function readError(data: unknown): PromptError {
       nodeType: null,
       exceptionType: null,
       message: 'ComfyUI reports a failure without saying which.',
-      outOfMemory: false,
+      outOfMemory: null,
     };
   }
   const { node_id, node_type, exception_type, exception_message } = parsed.data;
@@ -84,13 +91,19 @@ function readError(data: unknown): PromptError {
     nodeType: node_type ?? null,
     exceptionType: exception_type ?? null,
     message: presentable(exception_message),
-    outOfMemory: /OutOfMemory|MemoryError/.test(exception_type ?? '') || memoryWords.test(exception_message),
+    outOfMemory: memoryBehind(exception_type ?? '', exception_message),
   };
 }
 
-/** CUDA, ROCm and CPU allocators of PyTorch 2 say it in these words, some of them as a plain RuntimeError. */
-const memoryWords =
-  /out of memory|can't allocate memory|not enough memory: you tried|CUBLAS_STATUS_ALLOC_FAILED/i;
+/** CUDA and ROCm, and below the CPU allocators of PyTorch 2, say it in these words, some of them as a plain RuntimeError. */
+const gpuMemoryWords = /out of memory|CUBLAS_STATUS_ALLOC_FAILED/i;
+const hostMemoryWords = /can't allocate memory|not enough memory: you tried/i;
+
+function memoryBehind(exceptionType: string, message: string): PromptError['outOfMemory'] {
+  if (/OutOfMemory/.test(exceptionType)) return 'gpu';
+  if (/MemoryError/.test(exceptionType) || hostMemoryWords.test(message)) return 'host';
+  return gpuMemoryWords.test(message) ? 'gpu' : null;
+}
 
 function readNodeOutput(nodeId: string, output: unknown): ComfyOutput[] {
   if (typeof output !== 'object' || output === null) return [];

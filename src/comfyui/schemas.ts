@@ -53,6 +53,8 @@ const messageSchema = z.tuple([z.string(), z.record(z.string(), z.unknown())]);
 export const historySchema = z.record(
   z.string(),
   z.object({
+    /** `[number, prompt_id, graph, extra_data, outputs]` */
+    prompt: z.array(z.unknown()).catch([]),
     outputs: z.record(z.string(), z.unknown()).catch({}),
     status: z
       .object({

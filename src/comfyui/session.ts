@@ -4,7 +4,7 @@ import { backoffMs } from '../support/backoff.ts';
 import type { Logger } from '../support/log.ts';
 import { sleep } from '../support/sleep.ts';
 import { orAborted } from './abortable.ts';
-import { createComfyClient, type ComfyClient } from './client.ts';
+import { createComfyClient, type ComfyClient, type ComfyClientOptions } from './client.ts';
 import type { PromptEvent } from './events.ts';
 import type { Link } from './link.ts';
 import { openStream } from './stream.ts';
@@ -24,7 +24,7 @@ export interface ComfySession {
   close(): Promise<void>;
 }
 
-export interface SessionOptions {
+export interface SessionOptions extends ComfyClientOptions {
   log: Logger;
   /** How often the server is asked for a sign of life; after three without one the stream counts as lost. */
   pingIntervalMs?: number;
@@ -98,7 +98,7 @@ export function openSession(link: Link, options: SessionOptions): ComfySession {
   const streaming = keepStreaming();
 
   return {
-    client: createComfyClient(link),
+    client: createComfyClient(link, options),
     get connected() {
       return openId !== null;
     },

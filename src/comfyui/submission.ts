@@ -11,6 +11,8 @@ export interface SubmitRequest {
   clientId: string;
   /** The API-format graph. */
   workflow: Readonly<Record<string, unknown>>;
+  /** Whether its samplers make previews, where the server is new enough to be asked; absent leaves it to the server. */
+  previews?: boolean;
 }
 
 export interface Submitted {
@@ -26,14 +28,29 @@ const limits: AnswerLimits = { deadlineMs: 120_000, maxBytes: 16 * 1024 * 1024 }
 /** Submits once. A rejection of kind `ambiguous` means "maybe queued": look the prompt up. */
 export async function submitPrompt(
   link: Link,
-  { promptId, clientId, workflow }: SubmitRequest,
+  { promptId, clientId, workflow, previews = false }: SubmitRequest,
   signal: AbortSignal | undefined,
 ): Promise<Submitted> {
   // No `number`: ComfyUI 0.33 stops working for good when a repeated prompt has the same one.
-  const body = JSON.stringify({ prompt: workflow, prompt_id: promptId, client_id: clientId });
+  const body = JSON.stringify({
+    prompt: withMeta(workflow),
+    prompt_id: promptId,
+    client_id: clientId,
+    ...(previews ? { extra_data: { preview_method: 'auto' } } : {}),
+  });
   const headers = { 'content-type': 'application/json' };
   const answer = await askToSubmit(link, { method: 'POST', path: '/prompt', headers, body, signal });
   return readSubmitted(promptId, answer);
+}
+
+/** ComfyUI 0.33 answers 500 where it replaces the class of a node that has no `_meta`. */
+function withMeta(workflow: SubmitRequest['workflow']): Record<string, unknown> {
+  return Object.fromEntries(
+    Object.entries(workflow).map(([id, node]) => [
+      id,
+      typeof node === 'object' && node !== null ? { _meta: {}, ...node } : node,
+    ]),
+  );
 }
 
 /** A submit that got no answer may have been queued, unless the connection never stood. */

@@ -29,7 +29,6 @@ export interface DatabaseOptions {
 
 const checkLimitMs = 2_000;
 const endLimitMs = 5_000;
-const oldestVersion = 150_000;
 
 /** Starts or reaches the server and brings the schema up to date. Rejects, saying what to do, when either fails. */
 export async function startDatabase({ config, log }: DatabaseOptions): Promise<Database> {
@@ -42,7 +41,6 @@ export async function startDatabase({ config, log }: DatabaseOptions): Promise<D
     // A server that is out of reach must not keep the service from stopping.
     started.defer(() => within(endLimitMs, pool.end()));
     const db = createKysely(pool);
-    await assertSupported(db);
     const notifications = await startNotifications(address, log);
     started.defer(() => notifications.stop());
     const exclusive = config.DATABASE_URL === undefined;
@@ -73,18 +71,6 @@ async function openServer(
   const server = await startEmbeddedServer(config.DATA_DIR, log);
   started.defer(() => server.stop());
   return server.address;
-}
-
-async function assertSupported(db: Kysely<Tables>): Promise<void> {
-  const { rows } = await sql<{
-    version: string;
-    number: number;
-  }>`select current_setting('server_version') as version,
-    current_setting('server_version_num')::integer as number`.execute(db);
-  const [{ version, number } = { version: 'unknown', number: 0 }] = rows;
-  if (number < oldestVersion) {
-    throw new Error(`The database is PostgreSQL ${version}; the service needs 15 or newer.`);
-  }
 }
 
 async function check(db: Kysely<Tables>): Promise<void> {

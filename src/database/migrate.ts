@@ -6,6 +6,14 @@ import * as initial from './migrations/001-initial.ts';
 import * as hostMemory from './migrations/002-host-memory.ts';
 import * as money from './migrations/003-money.ts';
 import * as fleet from './migrations/004-fleet.ts';
+import * as runs from './migrations/005-runs.ts';
+import * as events from './migrations/006-events.ts';
+import * as callers from './migrations/007-callers.ts';
+import * as webhooks from './migrations/008-webhooks.ts';
+import * as results from './migrations/009-results.ts';
+import * as nodeCatalogs from './migrations/010-node-catalogs.ts';
+import * as machineFacts from './migrations/011-machine-facts.ts';
+import { reach } from './reach.ts';
 
 /** Every migration, by name, in order. A list rather than a folder that is read, so that it is the same in a build. */
 export const migrations: Record<string, Migration> = {
@@ -13,13 +21,25 @@ export const migrations: Record<string, Migration> = {
   '002-host-memory': hostMemory,
   '003-money': money,
   '004-fleet': fleet,
+  '005-runs': runs,
+  '006-events': events,
+  '007-callers': callers,
+  '008-webhooks': webhooks,
+  '009-results': results,
+  '010-node-catalogs': nodeCatalogs,
+  '011-machine-facts': machineFacts,
 };
 
 /** The name of the newest migration: the level of a schema that is up to date. */
 const schemaLevel = Object.keys(migrations).sort().at(-1) ?? '';
 
-/** Applies what is missing up to `level`, all of it or nothing. Rejects when the database is newer than this service. */
+/**
+ * Applies what is missing up to `level`, all of it or nothing. Rejects when the database cannot be used, and when it is
+ * newer than this service.
+ */
 export async function migrate(address: ServerAddress, log: Logger, level = schemaLevel): Promise<void> {
+  // A server that is out of reach must not be taken for a schema at fault.
+  await (await reach(address)).end();
   // A migration may take longer than any statement of the service.
   const pool = createPool(address, { size: 1, log, statementTimeoutMs: null });
   try {
@@ -27,8 +47,8 @@ export async function migrate(address: ServerAddress, log: Logger, level = schem
       db: createKysely(pool),
       provider: { getMigrations: async () => migrations },
     });
-    const { error, results } = await migrator.migrateTo(level);
-    report(results ?? [], log);
+    const { error, results: applied } = await migrator.migrateTo(level);
+    report(applied ?? [], log);
     if (error !== undefined) {
       throw new Error(
         'The schema of the database could not be brought up to date. If a newer version of the service has used this database, run that version.',
@@ -40,8 +60,8 @@ export async function migrate(address: ServerAddress, log: Logger, level = schem
   }
 }
 
-function report(results: MigrationResult[], log: Logger): void {
-  for (const { migrationName, status } of results) {
+function report(applied: MigrationResult[], log: Logger): void {
+  for (const { migrationName, status } of applied) {
     if (status === 'Success') log.info({ migration: migrationName }, 'Schema migrated');
   }
 }

@@ -13,48 +13,63 @@ export interface Notifications {
   /**
    * Calls `listener` with each payload until the returned function is called. An empty payload means "look for
    * yourself": it comes when listening begins, and again after a lost connection, because some may have been missed.
+   * With `only`, other payloads pass by without a call, however many there are.
    */
-  subscribe(channel: string, listener: (payload: string) => void): () => void;
+  subscribe(channel: string, listener: Listener, only?: string): () => void;
   stop(): Promise<void>;
 }
+
+type Listener = (payload: string) => void;
 
 const pulseMs = 15_000;
 
 interface Connection {
   client: Client;
+  /** Sends one statement when all before it have been answered: a client takes no more than one at a time. */
+  run(statement: string): Promise<unknown>;
   /** Resolves when the connection has ended, for whatever reason. */
   ended: Promise<void>;
 }
 
 /** Connects; rejects if the first connection fails. */
 export async function startNotifications(address: ServerAddress, log: Logger): Promise<Notifications> {
-  const listeners = new Map<string, Set<(payload: string) => void>>();
+  /** By channel, then by the payload that is wanted; null for all of them. */
+  const channels = new Map<string, Map<string | null, Set<Listener>>>();
   const stopping = new AbortController();
-  let { client, ended } = await connect();
+  let connection = await connect();
   void keepConnected();
 
   async function connect(): Promise<Connection> {
-    const next = new Client({ ...connectionSettings(address), query_timeout: 10_000 });
+    const client = new Client({ ...connectionSettings(address), query_timeout: 10_000 });
     const end = Promise.withResolvers<void>();
-    next.once('end', end.resolve);
-    next.on('error', (error) => log.warn({ err: error }, 'The listening connection to the database broke'));
-    next.on('notification', ({ channel, payload }) => tell(channel, payload ?? ''));
-    await next.connect();
-    return { client: next, ended: end.promise };
+    client.once('end', end.resolve);
+    client.on('error', (error) => log.warn({ err: error }, 'The listening connection to the database broke'));
+    client.on('notification', ({ channel, payload }) => tell(channel, payload ?? ''));
+    await client.connect();
+    let last: Promise<unknown> = Promise.resolve();
+    return {
+      client,
+      run(statement) {
+        const answer = last.then(() => client.query(statement));
+        last = answer.catch(() => undefined);
+        return answer;
+      },
+      ended: end.promise,
+    };
   }
 
   async function keepConnected(): Promise<void> {
     for (let attempt = 0; !stopping.signal.aborted; attempt++) {
       try {
         if (attempt > 0) {
-          ({ client, ended } = await connect());
-          await Promise.all([...listeners.keys()].map((channel) => listen(channel)));
+          connection = await connect();
+          for (const channel of channels.keys()) await listen(channel);
         }
         attempt = 0;
-        if (stopping.signal.aborted) drop(client);
-        await ended;
+        if (stopping.signal.aborted) drop(connection);
+        await connection.ended;
       } catch (error) {
-        drop(client);
+        drop(connection);
         log.warn({ err: error, attempt }, 'The listening connection to the database is not back yet');
         await sleep(backoffMs(attempt, { baseMs: 100, capMs: 5_000 }), stopping.signal).catch(
           () => undefined,
@@ -64,12 +79,15 @@ export async function startNotifications(address: ServerAddress, log: Logger): P
   }
 
   async function listen(channel: string): Promise<void> {
-    await client.query(`listen ${escapeIdentifier(channel)}`);
+    await connection.run(`listen ${escapeIdentifier(channel)}`);
     tell(channel, '');
   }
 
   function tell(channel: string, payload: string): void {
-    for (const listener of listeners.get(channel) ?? []) {
+    const byPayload = channels.get(channel);
+    if (byPayload === undefined) return;
+    const told = payload === '' ? [...byPayload.values()] : [byPayload.get(null), byPayload.get(payload)];
+    for (const listener of told.flatMap((set) => [...(set ?? [])])) {
       try {
         listener(payload);
       } catch (error) {
@@ -80,8 +98,8 @@ export async function startNotifications(address: ServerAddress, log: Logger): P
 
   // A silent connection may be dead without anybody knowing; a failed query ends it, and `end` brings the next one.
   const pulse = setInterval(() => {
-    const current = client;
-    current.query('select 1').catch(() => drop(current));
+    const current = connection;
+    current.run('select 1').catch(() => drop(current));
   }, pulseMs);
   pulse.unref();
 
@@ -89,29 +107,34 @@ export async function startNotifications(address: ServerAddress, log: Logger): P
     publish: async (executor, channel, payload) => {
       await sql`select pg_notify(${channel}, ${payload})`.execute(executor);
     },
-    subscribe: (channel, listener) => {
-      const present = listeners.get(channel);
-      const all = present ?? new Set();
-      all.add(listener);
-      listeners.set(channel, all);
-      const current = client;
-      if (present === undefined) listen(channel).catch(() => drop(current));
+    subscribe: (channel, listener, only) => {
+      const key = only ?? null;
+      const byPayload = channels.get(channel) ?? new Map<string | null, Set<Listener>>();
+      const set = byPayload.get(key) ?? new Set();
+      byPayload.set(key, set.add(listener));
+      if (!channels.has(channel)) {
+        channels.set(channel, byPayload);
+        const current = connection;
+        listen(channel).catch(() => drop(current));
+      }
       return () => {
-        all.delete(listener);
-        if (all.size > 0 || listeners.get(channel) !== all) return;
-        listeners.delete(channel);
-        client.query(`unlisten ${escapeIdentifier(channel)}`).catch(() => undefined);
+        set.delete(listener);
+        if (set.size > 0 || byPayload.get(key) !== set) return;
+        byPayload.delete(key);
+        if (byPayload.size > 0 || channels.get(channel) !== byPayload) return;
+        channels.delete(channel);
+        connection.run(`unlisten ${escapeIdentifier(channel)}`).catch(() => undefined);
       };
     },
     stop: async () => {
       stopping.abort();
       clearInterval(pulse);
-      await client.end().catch(() => undefined);
+      await connection.client.end().catch(() => undefined);
     },
   };
 }
 
 /** Ends a connection that does not answer; the socket may hang, so nobody waits for it. */
-function drop(client: Client): void {
+function drop({ client }: Connection): void {
   client.end().catch(() => undefined);
 }

@@ -28,7 +28,8 @@ interface QueueSettings<M> {
 
 const settings: { [Q in QueueName]: QueueSettings<QueueMessages[Q]> } = {
   instance: { key: ({ instanceId }) => instanceId },
-  run: { key: ({ instanceId, slot }) => `${instanceId}/${slot}` },
+  run: { key: ({ attemptId }) => attemptId },
+  deliver: { key: ({ lane }) => lane },
   dispatch: { merges: 'due' },
   fleet: { merges: 'all' },
   sweep: { merges: 'all' },

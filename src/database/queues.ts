@@ -8,7 +8,7 @@ export interface QueueMessages {
   instance: { instanceId: string; wake: number };
   /** Place queued jobs on free slots. One call stands for every message that was due when it began. */
   dispatch: Record<string, never>;
-  /** One attempt of one job on one slot. Active once at a time for each slot; comes back after a crash. */
+  /** One attempt of one job on one slot. Active once at a time for each attempt; comes back after a crash. */
   run: { jobId: string; attemptId: string; instanceId: string; slot: number };
   /** Rent what queued jobs need and let go what is idle. One call stands for every message, as with `sweep`. */
   fleet: Record<string, never>;
@@ -19,6 +19,8 @@ export interface QueueMessages {
   sweep: Record<string, never>;
   /** Guards the limits and keeps the ledger. One at a time over all replicas; merged as the sweep is. */
   money: Record<string, never>;
+  /** One try to deliver one webhook. Active once at a time for each lane; dropped when `wake` is no longer the delivery's. */
+  deliver: { deliveryId: string; wake: number; lane: string };
   /** Compares the rentals of the account with our records. One at a time over all replicas; merged as the sweep is. */
   reconcile: Record<string, never>;
 }
@@ -30,6 +32,7 @@ export const queueNames = [
   'fleet',
   'sweep',
   'money',
+  'deliver',
   'reconcile',
 ] as const satisfies QueueName[];
 

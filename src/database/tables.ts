@@ -12,14 +12,17 @@ import type {
 import type { MachineFailure } from '../instances/machines.ts';
 import type { Offer } from '../instances/provider.ts';
 import type { Requirements, RequestedRequirements } from '../instances/requirements.ts';
+import type { DeliveryStatus, WebhookEvent } from '../webhooks/delivery.ts';
 import type {
   AttemptOutcome,
   AttemptStatus,
   JobError,
   JobInput,
   JobProgress,
+  JobSeed,
   JobStatus,
   OutputKind,
+  RetriedError,
   Workflow,
 } from '../jobs/job.ts';
 
@@ -47,10 +50,28 @@ export interface Tables {
     id: string;
     size_bytes: number;
     content_type: string;
+    /** As the newest upload called it. */
     file_name: Optional<string>;
+    /** The name of its file in the store. */
+    stored_as: string;
+    /** When it was last stored, or wanted by a job. */
+    used_at: CreatedAt;
+    /** Whether a caller brought it; a mere result goes with the last output that refers to it. */
+    uploaded: boolean;
     created_at: CreatedAt;
   };
+  /** Files in the store that no asset refers to: not yet, or no longer. They are removed when they are due. */
+  loose_files: {
+    key: string;
+    /** True: it may be gone at any moment, and nothing may refer to it any more. */
+    removing: boolean;
+    due_at: ColumnType<Date, Date, Date>;
+  };
   jobs: JobsTable;
+  batches: BatchesTable;
+  webhook_deliveries: WebhookDeliveriesTable;
+  webhook_tries: WebhookTriesTable;
+  idempotency_keys: IdempotencyKeysTable;
   attempts: AttemptsTable;
   rental_costs: RentalCostsTable;
   provider_credit: {
@@ -63,6 +84,14 @@ export interface Tables {
   /** Rentals with our label that no record accounts for, from the first time that a list showed them. */
   orphans: { provider_instance_id: string; label: string; first_seen_at: Date; last_seen_at: Date };
   machines: MachinesTable;
+  /** The node classes of instances, shared by those that have the same. */
+  node_catalogs: {
+    id: string;
+    /** What a rented machine was made from; null for a server that nobody rents. */
+    image: Optional<string>;
+    content: Buffer;
+    read_at: ColumnType<Date, Date, Date>;
+  };
   /** Why the fleet rents no more for a demand. */
   fleet_notes: { wish: string; note: string };
   job_events: {
@@ -72,6 +101,7 @@ export interface Tables {
     data: JSONColumnType<object>;
     created_at: CreatedAt;
   };
+  job_previews: JobPreviewsTable;
 }
 
 interface InstancesTable {
@@ -93,11 +123,20 @@ interface InstancesTable {
   gpu_name: Optional<string>;
   gpu_count: Optional<number>;
   vram_gb: Optional<number>;
+  /** The share of main memory, the rented disk and the newest CUDA of the driver; null where nobody knows. */
+  ram_gb: Optional<number>;
+  disk_gb: Optional<number>;
+  cuda_version: Optional<number>;
   region: Optional<string>;
   comfyui_version: Optional<string>;
+  /** Its node classes, and when they were last asked for. */
+  catalog_id: Optional<string>;
+  catalog_read_at: Optional<Date>;
   message: Optional<string>;
-  /** Since when a ready instance has not answered its checks. */
+  /** Since when a ready instance has not answered its checks, or has had a prompt stuck; it takes no more jobs then. */
   unreachable_since: Optional<Date>;
+  /** A prompt that its ComfyUI neither runs nor ends, as a run has found; the next check decides. */
+  stuck_prompt_id: Optional<string>;
   /** Readiness checks passed in a row. */
   checks_passed: Defaulted<number>;
   termination_reason: Optional<TerminationReason>;
@@ -197,8 +236,11 @@ interface RentalCostsTable {
 interface JobsTable {
   id: string;
   status: JobStatus;
-  workflow: JSONColumnType<Workflow>;
+  /** Null for a job of a batch, which has it for all of them. */
+  workflow: NullableJson<Workflow>;
+  batch_id: Optional<string>;
   inputs: DefaultedJson<JobInput[]>;
+  seeds: DefaultedJson<JobSeed[]>;
   requirements: NullableJson<RequestedRequirements>;
   wanted_instance_id: Optional<string>;
   priority: Defaulted<number>;
@@ -207,6 +249,10 @@ interface JobsTable {
   time_limit_ms: number;
   /** What a queued job waits for, in words. */
   waiting_for: Optional<string>;
+  /** The one that is on its way, where it waits for such an instance. */
+  waiting_instance_id: Optional<string>;
+  /** ComfyUI is asked to make previews. */
+  previews: Defaulted<boolean>;
   progress: NullableJson<JobProgress>;
   error: NullableJson<JobError>;
   /** Number of the current or last attempt; the fence of every write of a run. */
@@ -217,10 +263,75 @@ interface JobsTable {
   /** The same for workflows that differ in values only. */
   workflow_shape: Optional<string>;
   api_key: Optional<string>;
+  /** Where its end is announced. */
+  webhook_url: Optional<string>;
   created_at: CreatedAt;
   queued_at: CreatedAt;
   started_at: Optional<Date>;
   finished_at: Optional<Date>;
+}
+
+/** The newest preview of a job that somebody watches; gone with the job, and when nobody does any more. */
+interface JobPreviewsTable {
+  job_id: string;
+  wanted_until: ColumnType<Date, Date, Date>;
+  /** Another one for each image; null while there is none. */
+  image_id: Optional<string>;
+  node_id: Optional<string>;
+  content_type: Optional<string>;
+  image: Optional<Buffer>;
+}
+
+/** Jobs that were accepted together, of one workflow. */
+interface BatchesTable {
+  id: string;
+  workflow: JSONColumnType<Workflow>;
+  job_count: number;
+  api_key: Optional<string>;
+  created_at: ColumnType<Date, Date, Date>;
+}
+
+/** What a request made that may be repeated. */
+interface IdempotencyKeysTable {
+  /** Name of the caller's API key; empty without one. */
+  api_key: string;
+  route: string;
+  key: string;
+  fingerprint: string;
+  made_id: string;
+  created_at: ColumnType<Date, Date, Date>;
+  expires_at: ColumnType<Date, Date, Date>;
+}
+
+/** The one event of a job, on its way to a URL. */
+interface WebhookDeliveriesTable {
+  id: string;
+  job_id: string;
+  type: WebhookEvent;
+  url: string;
+  status: Defaulted<DeliveryStatus>;
+  /** What is sent; null before the first try. */
+  body: Optional<string>;
+  /** Counts wake-ups; one that carries an older number was overtaken and is dropped. */
+  wake: Defaulted<number>;
+  tries: Defaulted<number>;
+  /** Since the event or the last replay. */
+  tries_of_round: Defaulted<number>;
+  /** Null unless pending. */
+  next_try_at: Optional<Date>;
+  created_at: CreatedAt;
+  ended_at: Optional<Date>;
+}
+
+interface WebhookTriesTable {
+  delivery_id: string;
+  number: number;
+  started_at: ColumnType<Date, Date, Date>;
+  /** Null while it goes on, and for ever where the service died in it. */
+  ended_at: Optional<Date>;
+  status_code: Optional<number>;
+  error: Optional<string>;
+  answer: Optional<string>;
 }
 
 interface AttemptsTable {
@@ -235,12 +346,16 @@ interface AttemptsTable {
   status: AttemptStatus;
   outcome: Optional<AttemptOutcome>;
   reason: Optional<string>;
+  /** The failure after which the job was tried once more, with the memory of its instance freed. */
+  retried_for: Optional<RetriedError>;
   created_at: CreatedAt;
   /** When a process last worked on it; old means that its message was lost. */
   touched_at: CreatedAt;
   submitted_at: Optional<Date>;
   started_at: Optional<Date>;
   executed_at: Optional<Date>;
+  /** Whether ComfyUI made nothing anew; null until it is done. */
+  outputs_reused: Optional<boolean>;
   ended_at: Optional<Date>;
   /** The rental that it ran on, and what its files cost to move there and back; null until that was counted. */
   rental_id: Optional<string>;
@@ -257,13 +372,20 @@ interface OutputsTable {
   temporary: boolean;
   asset_id: Optional<string>;
   text: Optional<string>;
+  content_type: string;
+  size_bytes: number;
   created_at: CreatedAt;
+  /** When its content was removed, which is then in neither column. */
+  expired_at: Optional<Date>;
 }
 
 export type InstanceRow = Selectable<InstancesTable>;
 export type RentalRow = Selectable<RentalsTable>;
 export type JobRow = Selectable<JobsTable>;
+export type BatchRow = Selectable<BatchesTable>;
 export type AttemptRow = Selectable<AttemptsTable>;
+export type DeliveryRow = Selectable<WebhookDeliveriesTable>;
+export type TryRow = Selectable<WebhookTriesTable>;
 export type MachineRow = Selectable<MachinesTable>;
 export type OutputRow = Selectable<OutputsTable>;
 export type AssetRow = Selectable<Tables['assets']>;

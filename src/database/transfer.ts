@@ -1,11 +1,13 @@
 // The service's tables as one stream of JSON lines, and back into an empty database: a move, a backup, another PostgreSQL.
 import { once } from 'node:events';
 import type { Readable, Writable } from 'node:stream';
-import { Client, escapeIdentifier } from 'pg';
+import { escapeIdentifier, type Client } from 'pg';
 import type { Logger } from 'pino';
 import { z } from 'zod';
-import { connectionSettings, type ServerAddress } from './connection.ts';
+import type { ServerAddress } from './connection.ts';
+import { disown } from './disown.ts';
 import { migrate, migrations } from './migrate.ts';
+import { reach } from './reach.ts';
 
 /** Rows by table. */
 export type RowCounts = Record<string, number>;
@@ -51,11 +53,26 @@ export async function exportData(address: ServerAddress, output: Writable): Prom
   });
 }
 
+/** `move`: the service goes on here, and nowhere else. `copy`: another service, which leaves to the first what is its. */
+export type ImportKind = 'move' | 'copy';
+
+export interface ImportOptions {
+  kind: ImportKind;
+  /** How the labels of the service will begin that uses the database, where its settings decide that. */
+  label: string | null;
+  log: Logger;
+}
+
 /**
  * Reads what `exportData` wrote into an empty database, all of it or nothing, and brings it up to date. Rejects when
- * the database holds anything, when the export is cut off, or when a newer version of the service made it.
+ * the database holds anything, when the export is cut off, or when a newer version of the service made it; and a copy
+ * whose labels would be those of its original.
  */
-export async function importData(address: ServerAddress, input: Readable, log: Logger): Promise<RowCounts> {
+export async function importData(
+  address: ServerAddress,
+  input: Readable,
+  { kind, label, log }: ImportOptions,
+): Promise<RowCounts> {
   const lines = linesOf(input);
   const next = async (): Promise<unknown> => parse((await lines.next()).value);
   const start = header.safeParse(await next());
@@ -77,6 +94,7 @@ export async function importData(address: ServerAddress, input: Readable, log: L
     await client.query('begin');
     await assertEmpty(client);
     const done = await insertAll(client, next);
+    if (kind === 'copy') await disown(client, label);
     await client.query('commit');
     return done;
   });
@@ -121,13 +139,14 @@ async function* rowsOf(client: Client, table: string): AsyncGenerator<string[]> 
   await client.query('close export_rows');
 }
 
-/** The service's tables, each after those that it refers to. */
+/** The service's tables, each after those that it refers to; unlogged ones hold nothing that anybody would miss. */
 async function tablesOf(client: Client): Promise<string[]> {
   const { rows } = await client.query<{ name: string; parents: string[] }>(
     `select relname as name, array(
        select parent.relname::text from pg_constraint join pg_class parent on parent.oid = confrelid
        where conrelid = pg_class.oid and contype = 'f' and confrelid <> conrelid) as parents
-     from pg_class where relnamespace = 'public'::regnamespace and relkind = 'r' and relname not like 'kysely%'
+     from pg_class where relnamespace = 'public'::regnamespace and relkind = 'r' and relpersistence = 'p'
+       and relname not like 'kysely%'
      order by relname`,
   );
   const parents = new Map(rows.map((row) => [row.name, row.parents]));
@@ -178,10 +197,7 @@ async function levelOf(client: Client): Promise<string | null> {
 }
 
 async function withClient<T>(address: ServerAddress, work: (client: Client) => Promise<T>): Promise<T> {
-  const client = new Client(connectionSettings(address));
-  // What a broken connection interrupts rejects by itself.
-  client.on('error', () => undefined);
-  await client.connect();
+  const client = await reach(address);
   try {
     return await work(client);
   } finally {

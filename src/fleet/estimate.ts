@@ -8,6 +8,8 @@ import type { Offer } from '../instances/provider.ts';
 import type { RankedOffer } from '../instances/ranking.ts';
 import { requirementsSchema, type RequestedRequirements } from '../instances/requirements.ts';
 import type { Instances } from '../instances/service.ts';
+import { machineColumns, machineFacts } from '../jobs/facts.ts';
+import type { KnownNodes } from '../jobs/known-nodes.ts';
 import { fits } from '../jobs/matching.ts';
 import { workflowShape } from '../jobs/shape.ts';
 import { checkWorkflow } from '../jobs/workflow.ts';
@@ -45,6 +47,7 @@ export interface RunTime {
 export interface EstimateDeps {
   db: Kysely<Tables>;
   instances: Pick<Instances, 'offers'>;
+  nodes: KnownNodes;
   budget: Budget;
   config: Config;
   clock: Clock;
@@ -68,10 +71,7 @@ const SAMPLES = 20;
 /** Rejects with the errors of `POST /jobs` for a workflow, and with those of `GET /offers` where an offer is needed. */
 export async function estimateJob(deps: EstimateDeps, request: EstimateRequest): Promise<Estimate> {
   const { config } = deps;
-  const shape =
-    request.workflow === undefined
-      ? null
-      : workflowShape(checkWorkflow(request.workflow, config.WORKFLOW_MAX_NODES));
+  const shape = request.workflow === undefined ? null : await shapeOf(deps, request, request.workflow);
   const place = (await readyPlace(deps, request)) ?? (await offeredPlace(deps, request));
   const run = await runTimeOf(deps.db, shape, typeof place === 'string' ? null : place.gpuName);
   if (typeof place === 'string') {
@@ -90,6 +90,17 @@ export async function estimateJob(deps: EstimateDeps, request: EstimateRequest):
     worstCaseUsd: worstCaseOf(place, request, config),
     obstacle: place.obstacle,
   };
+}
+
+async function shapeOf(
+  { nodes, config }: EstimateDeps,
+  request: EstimateRequest,
+  sent: unknown,
+): Promise<string> {
+  const workflow = checkWorkflow(sent, config.WORKFLOW_MAX_NODES);
+  const places = await nodes.placesFor(request);
+  await places.check(workflow, []);
+  return workflowShape(workflow);
 }
 
 /** Every attempt but the last is lost at its very end, and each further one boots a machine at the highest price that is allowed. */
@@ -118,15 +129,7 @@ async function readyPlace({ db }: EstimateDeps, request: EstimateRequest): Promi
   const rows = await db
     .selectFrom('instances')
     .leftJoin('rentals', 'rentals.id', 'instances.rental_id')
-    .select([
-      'instances.id',
-      'instances.status',
-      'gpu_name',
-      'gpu_count',
-      'vram_gb',
-      'region',
-      'price_per_hour_usd',
-    ])
+    .select(['instances.id', 'instances.status', ...machineColumns, 'price_per_hour_usd'])
     .where('instances.status', '<>', 'terminated')
     .execute();
   if (request.instanceId !== undefined && !rows.some(({ id }) => id === request.instanceId)) {
@@ -140,9 +143,7 @@ async function readyPlace({ db }: EstimateDeps, request: EstimateRequest): Promi
   };
   const [best] = rows
     .filter(({ status }) => status === 'ready')
-    .filter(({ id, gpu_name: gpuName, gpu_count: gpuCount, vram_gb: vramGb, region }) =>
-      fits(wishes, { id, gpuName, gpuCount, vramGb, region }),
-    )
+    .filter((row) => fits(wishes, machineFacts(row)))
     .toSorted((a, b) => (a.price_per_hour_usd ?? 0) - (b.price_per_hour_usd ?? 0));
   if (best === undefined) {
     if (request.instanceId === undefined) return null;

@@ -25,7 +25,8 @@ export interface FleetInstance extends ExpectedFacts {
   promising: boolean;
   /** Queued jobs that want this very instance. */
   pinnedJobs: number;
-  busySlots: number;
+  /** Jobs that it works for, those whose outputs are still being fetched included. */
+  busyJobs: number;
   /** Since when a ready instance has had nothing to do. */
   idleSince: Date | null;
   /** How long it may have nothing to do; null for ever. */

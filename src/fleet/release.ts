@@ -4,6 +4,7 @@ import type { Queues } from '../database/queues.ts';
 import type { InstanceRow, Tables } from '../database/tables.ts';
 import { beginEnding } from '../instances/ending.ts';
 import type { TerminationReason } from '../instances/instance.ts';
+import { busyJobs } from '../jobs/placement.ts';
 import type { FleetInstance } from './fleet-state.ts';
 import { idleSinceOf } from './state.ts';
 
@@ -41,22 +42,14 @@ async function lock(trx: Transaction<Tables>, id: string): Promise<InstanceRow |
 
 async function isWanted(trx: Transaction<Tables>, id: string, idleSince: Date | null): Promise<boolean> {
   const {
-    busySlots,
+    busy,
     pinnedJobs,
     idleSince: idleNow,
   } = await trx
     .selectFrom('instances')
     .select((eb) => [
       idleSinceOf(),
-      eb
-        .exists(
-          eb
-            .selectFrom('slots')
-            .select('slot')
-            .whereRef('slots.instance_id', '=', 'instances.id')
-            .where('slots.job_id', 'is not', null),
-        )
-        .as('busySlots'),
+      busyJobs.as('busy'),
       eb
         .exists(
           eb
@@ -69,7 +62,7 @@ async function isWanted(trx: Transaction<Tables>, id: string, idleSince: Date | 
     ])
     .where('id', '=', id)
     .executeTakeFirstOrThrow();
-  return busySlots === true || pinnedJobs === true || idleNow?.getTime() !== idleSince?.getTime();
+  return busy > 0 || pinnedJobs === true || idleNow?.getTime() !== idleSince?.getTime();
 }
 
 function end(

@@ -114,7 +114,16 @@ function rentFor(
 function promises(demand: Demand, other: Demand): boolean {
   if (other.requirements === null) return true;
   if (demand.requirements === null) return false;
-  const unknown = { id: '', gpuName: null, gpuCount: null, vramGb: null, region: null };
+  const unknown = {
+    id: '',
+    gpuName: null,
+    gpuCount: null,
+    vramGb: null,
+    ramGb: null,
+    diskGb: null,
+    cudaVersion: null,
+    region: null,
+  };
   return willFit(other.requirements, { ...unknown, machineKnown: false, requirements: demand.requirements });
 }
 
@@ -176,8 +185,8 @@ function idleOf(
     .toSorted((a, b) => (a.idleSince?.getTime() ?? 0) - (b.idleSince?.getTime() ?? 0));
 }
 
-function isIdle({ state, rented, busySlots, pinnedJobs }: FleetInstance): boolean {
-  return state === 'ready' && rented && busySlots === 0 && pinnedJobs === 0;
+function isIdle({ state, rented, busyJobs, pinnedJobs }: FleetInstance): boolean {
+  return state === 'ready' && rented && busyJobs === 0 && pinnedJobs === 0;
 }
 
 function idleUntil({ idleSince, idleLimitMs }: FleetInstance): number {

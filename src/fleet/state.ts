@@ -1,9 +1,9 @@
 // What the fleet decides from, as the database has it.
 import { sql, type Transaction } from 'kysely';
 import type { Tables } from '../database/tables.ts';
-import { queueRank } from '../jobs/dispatch.ts';
 import { expectedFacts, factColumns } from '../jobs/facts.ts';
-import { wishOf } from '../jobs/waiting.ts';
+import { queueRank, wishOf } from '../jobs/lines.ts';
+import { busyJobs } from '../jobs/placement.ts';
 import type { Demand, FleetInstance, FleetState } from './fleet-state.ts';
 import { setbacksOf, type Outcome } from './setbacks.ts';
 
@@ -50,12 +50,7 @@ async function loadInstances(
     .select('phase_started_at')
     .select((eb) => [
       idleSinceOf(),
-      eb
-        .selectFrom('slots')
-        .select(({ fn }) => fn.countAll<number>().as('count'))
-        .whereRef('slots.instance_id', '=', 'instances.id')
-        .where('slots.job_id', 'is not', null)
-        .as('busySlots'),
+      busyJobs.as('busyJobs'),
       eb
         .selectFrom('jobs')
         .select(({ fn }) => fn.countAll<number>().as('count'))
@@ -83,7 +78,7 @@ async function loadInstances(
         row.provider !== 'static' ||
         (isReady ? row.unreachable_since === null : waitedMs < STATIC_PATIENCE_MS),
       pinnedJobs: row.pinnedJobs ?? 0,
-      busySlots: row.busySlots ?? 0,
+      busyJobs: row.busyJobs,
       idleSince: row.idleSince,
       idleLimitMs: idleMinutes === 0 ? null : idleMinutes * 60_000,
     };

@@ -4,6 +4,7 @@ import ipaddr from 'ipaddr.js';
 import { ConfigError, type Config } from '../config.ts';
 import { ServiceError } from '../errors.ts';
 import type { ApiKeys } from './api-keys.ts';
+import type { SignedLinks } from './signed-links.ts';
 
 declare module 'fastify' {
   interface FastifyRequest {
@@ -11,8 +12,10 @@ declare module 'fastify' {
     apiKey: string | null;
   }
   interface FastifyContextConfig {
-    /** Answers without an API key: health, documentation, links that carry a signature of their own. */
+    /** Answers without an API key: health, documentation. */
     public?: boolean;
+    /** A file: also answers without an API key where the link has a valid signature. */
+    signed?: boolean;
   }
 }
 
@@ -43,11 +46,19 @@ export function identifyCallers(app: FastifyInstance, apiKeys: ApiKeys): void {
 }
 
 /** Turns away, on every route that is not marked `public`, who has no key, or, while there are no keys, who is not a program on this machine. */
-export function requireAuthentication(app: FastifyInstance, config: Config, apiKeys: ApiKeys): void {
+export function requireAuthentication(
+  app: FastifyInstance,
+  config: Config,
+  apiKeys: ApiKeys,
+  links: Pick<SignedLinks, 'check'>,
+): void {
   app.addHook('onRequest', async (request, reply) => {
     if (request.apiKey !== null || request.routeOptions.config.public === true) return;
+    const link = linkOf(request, links);
+    if (link === 'valid') return;
     // Keys may be revoked while the service listens to the world: no key is then no way in.
     if ((await apiKeys.any()) || !isLoopback(config.HOST)) {
+      if (link !== 'none') throw refusalOf(link);
       reply.header('www-authenticate', 'Bearer realm="comfyfleet"');
       throw new ServiceError('unauthorized', unauthorizedDetail(request));
     }
@@ -65,6 +76,24 @@ export function isLoopback(host: string): boolean {
 function bearerOf(request: FastifyRequest): string | null {
   const [, key] = /^Bearer +(\S+)$/i.exec(request.headers.authorization ?? '') ?? [];
   return key ?? null;
+}
+
+/** Reading only: no other method may be opened by a link. */
+function linkOf(
+  request: FastifyRequest,
+  links: Pick<SignedLinks, 'check'>,
+): ReturnType<SignedLinks['check']> {
+  const isReading = request.method === 'GET' || request.method === 'HEAD';
+  if (!isReading || request.routeOptions.config.signed !== true) return 'none';
+  const [path = ''] = request.url.split('?', 1);
+  return links.check(path, request.query);
+}
+
+function refusalOf(link: 'expired' | 'wrong'): ServiceError {
+  const next = 'Look the job or the asset up again, with an API key, for a new link.';
+  return link === 'expired'
+    ? new ServiceError('link_expired', `The time of this link is over. ${next}`)
+    : new ServiceError('forbidden', `The signature of this link is not valid. ${next}`);
 }
 
 function unauthorizedDetail(request: FastifyRequest): string {

@@ -1,5 +1,5 @@
 // What the caller is told about anything that was thrown. Nothing internal leaves here.
-import { STATUS_CODES } from 'node:http';
+import { STATUS_CODES, type IncomingMessage, type ServerResponse } from 'node:http';
 import type { Socket } from 'node:net';
 import type { FastifyInstance, FastifyReply, FastifyRequest } from 'fastify';
 import { ServiceError, type ErrorCode } from '../errors.ts';
@@ -59,6 +59,19 @@ export function answerClientError(error: Error & { code?: string }, socket: Sock
     socket.write(`${head.join('\r\n')}\r\n\r\n${body}`);
   }
   socket.destroy();
+}
+
+/** For a header `Expect` of anything but `100-continue`, which Node does not hand to the app. */
+export function answerExpectation(_request: IncomingMessage, response: ServerResponse): void {
+  const detail = 'The header Expect may hold 100-continue only.';
+  const body = JSON.stringify({ ...problemOfCode('invalid_request'), status: 417, detail });
+  response.writeHead(417, {
+    'content-type': problemContentType,
+    'content-length': Buffer.byteLength(body),
+    // What would follow is the body that was held back for it, or not.
+    connection: 'close',
+  });
+  response.end(body);
 }
 
 const malformedRequest = { status: 400, detail: 'The request is not well-formed HTTP.' };
@@ -140,7 +153,8 @@ interface KnownError {
 }
 
 /** What the parser of forms says, in errors without a code. */
-const brokenForm = /unexpected end of multipart data|^Multipart: Boundary not found|^Malformed part header/i;
+const brokenForm =
+  /unexpected end of multipart data|^Multipart: Boundary not found|^Malformed part header|^The needle cannot/i;
 
 const tooManyParts: KnownError = { code: 'payload_too_large', detail: 'The form has too many parts.' };
 const incompleteForm: KnownError = {
@@ -150,11 +164,6 @@ const incompleteForm: KnownError = {
 
 /** Errors of Fastify and its plugins, by their code. */
 const frameworkErrors: Record<string, KnownError> = {
-  FST_ERR_CTP_INVALID_JSON_BODY: { code: 'invalid_request', detail: 'The body is not valid JSON.' },
-  FST_ERR_CTP_EMPTY_JSON_BODY: {
-    code: 'invalid_request',
-    detail: 'The body is empty, although its content type is JSON.',
-  },
   FST_ERR_CTP_BODY_TOO_LARGE: {
     code: 'payload_too_large',
     detail: 'The body is larger than BODY_LIMIT_MB allows.',

@@ -24,6 +24,13 @@ Runs ComfyUI workflows as jobs on rented GPU machines.
 Errors are problem details (RFC 9457): show \`detail\` to a person, branch on \`code\`. Every answer carries an \`X-Request-Id\`.
 `.trim();
 
+declare module 'fastify' {
+  interface FastifySchema {
+    /** The field that holds the JSON of the body where it comes as a form. */
+    formField?: string;
+  }
+}
+
 /** The groups of the document, in its order. Those without a route are left out. */
 const tags = [
   { name: 'jobs', description: 'Run workflows and fetch what they produce' },
@@ -35,8 +42,15 @@ const tags = [
   { name: 'service', description: 'Health and metrics' },
 ];
 
+/** Requests that the service makes of others, by name, as OpenAPI describes them. */
+export type WebhookDescriptions = Record<string, object>;
+
 /** Begins to collect the routes; register it before them. */
-export async function describeApi(app: FastifyInstance, version: string): Promise<void> {
+export async function describeApi(
+  app: FastifyInstance,
+  version: string,
+  webhooks: WebhookDescriptions,
+): Promise<void> {
   app.addHook('onRoute', describeCommonParts);
   await app.register(swagger, {
     openapi: {
@@ -52,8 +66,8 @@ export async function describeApi(app: FastifyInstance, version: string): Promis
       security: [{ apiKey: [] }],
     },
     convertConstToEnum: false,
-    transform: jsonSchemaTransform,
-    transformObject: (document) => tidy(jsonSchemaTransformObject(document)),
+    transform: describeForms,
+    transformObject: (document) => tidy(jsonSchemaTransformObject(document), webhooks),
   });
 }
 
@@ -100,6 +114,8 @@ function describeCommonParts({ schema, config }: RouteOptions): void {
   if (schema === undefined) return;
   const isPublic = config?.public === true;
   if (isPublic) schema.security = [];
+  // Without a key where the link has a signature.
+  if (config?.signed === true) schema.security = [{ apiKey: [] }, {}];
   if (schema.hide === true || config?.unlimited === true) return;
   const own: object = Object(schema.response ?? {});
   schema.response = { ...own, ...problems(...commonCodes(schema, isPublic)), ...own };
@@ -115,6 +131,35 @@ function commonCodes(schema: FastifySchema, isPublic: boolean): ErrorCode[] {
     'internal',
     'overloaded',
   ];
+}
+
+/**
+ * A body that comes as a form too has another schema there: one field with the JSON, and files of any name. The plugins know only one
+ * schema for all content types, unless the body itself says otherwise.
+ */
+const describeForms: typeof jsonSchemaTransform = (route) => {
+  const { schema, url } = jsonSchemaTransform(route);
+  const field = route.schema?.formField;
+  if (field === undefined) return { schema, url };
+  const { body, consumes = [] } = schema;
+  const contents = consumes.map((type) => {
+    const isForm = type === 'multipart/form-data';
+    return [type, { schema: isForm ? formSchema(field, body) : body }];
+  });
+  return { schema: { ...schema, body: { content: Object.fromEntries(contents) } }, url };
+};
+
+function formSchema(field: string, body: unknown): object {
+  return {
+    type: 'object',
+    properties: { [field]: body },
+    required: [field],
+    additionalProperties: {
+      type: 'string',
+      format: 'binary',
+      description: 'A file, under the name that an input gives in its `file`',
+    },
+  };
 }
 
 type Document = ReturnType<typeof jsonSchemaTransformObject>;
@@ -133,14 +178,15 @@ const draftSchema = z.looseObject({
       ),
     )
     .default({}),
+  webhooks: z.record(z.string(), z.unknown()).default({}),
   components: z.looseObject({ schemas: z.record(z.string(), z.looseObject({})).default({}) }).prefault({}),
 });
 
 type Draft = z.output<typeof draftSchema>;
 
 /** Leaves out what nothing refers to, and names and describes the rest as a person would. */
-function tidy(document: Document): Document {
-  const draft = renameInputs(draftSchema.parse(document));
+function tidy(document: Document, webhooks: WebhookDescriptions): Document {
+  const draft = renameInputs(draftSchema.parse({ ...document, webhooks }));
   const operations = Object.values(draft.paths).flatMap((path) => Object.values(path));
   for (const { responses } of operations) {
     for (const [status, response] of Object.entries(responses)) {
@@ -187,5 +233,6 @@ function usedSchemas(draft: Draft): Set<string> {
     }
   };
   visit(draft.paths);
+  visit(draft.webhooks);
   return used;
 }

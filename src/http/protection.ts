@@ -56,6 +56,7 @@ export async function protectBrowsers(app: FastifyInstance, config: Config): Pro
       'Accept-Ranges',
       'Retry-After',
       'Preference-Applied',
+      'Idempotency-Replayed',
       'X-Request-Id',
       'RateLimit-Limit',
       'RateLimit-Remaining',
@@ -86,8 +87,9 @@ export async function limitRate(app: FastifyInstance, requestsPerMinute: number)
     global: false,
     max: requestsPerMinute,
     timeWindow: 60_000,
-    keyGenerator: (request) =>
-      request.apiKey === null ? `address ${normalizeIP(request.ip)}` : `key ${request.apiKey}`,
+    keyGenerator: ({ apiKey, ip }: { apiKey: string | null; ip?: string }) =>
+      // Whoever has hung up already has no address any more.
+      apiKey === null ? `address ${normalizeIP(ip ?? '')}` : `key ${apiKey}`,
   });
   const count = app.createRateLimit();
   app.addHook('onRequest', async (request, reply) => {
@@ -118,6 +120,11 @@ export function stopGracefully(app: FastifyInstance, timeoutMs: number): void {
     throw new ServiceError('overloaded', 'The service is stopping. Try again in a few seconds.', {
       extra: { retryAfterSeconds: 5 },
     });
+  });
+  // Kept alive after its answer, the connection of a request that is under way would hold up the stop.
+  app.addHook('onSend', (_request, reply, _payload, done) => {
+    if (stopping.signal.aborted) reply.header('connection', 'close');
+    done();
   });
   app.addHook('preClose', async () => {
     stopping.abort(new Error('The service is stopping.'));

@@ -3,8 +3,8 @@ import { z } from 'zod';
 
 export const idSchema = z.uuid();
 
-/** The parameters of a route such as `/jobs/:id`. */
-export const idParamsSchema = z.strictObject({ id: idSchema.describe('Its id') });
+/** The parameters of a route such as `/jobs/:id`. The id becomes what the database would write, which others may compare it with. */
+export const idParamsSchema = z.strictObject({ id: idSchema.toLowerCase().describe('Its id') });
 
 /** A time as the API writes it: ISO 8601 in UTC. */
 export const time = (description: string) => z.iso.datetime().describe(description);

@@ -1,5 +1,6 @@
 // The HTTP side of the service: one Fastify app with everything that stands around the domain's routes.
 import { readFileSync } from 'node:fs';
+import { METHODS } from 'node:http';
 import multipart from '@fastify/multipart';
 import Fastify, {
   LogController,
@@ -20,13 +21,16 @@ import { ServiceError } from '../errors.ts';
 import type { Logger } from '../support/log.ts';
 import type { ApiKeys } from './api-keys.ts';
 import { identifyCallers, requireAuthentication } from './authentication.ts';
-import { answerClientError, answerError, handleErrors } from './error-handler.ts';
+import { answerClientError, answerError, answerExpectation, handleErrors } from './error-handler.ts';
 import { healthRoutes, type Health } from './health.ts';
+import { acceptIdempotencyKeys } from './idempotency.ts';
+import { acceptJson } from './json-body.ts';
 import { createMetrics, metricsRoutes, observeRequests, type Metrics } from './metrics.ts';
-import { describeApi, documentationRoutes } from './openapi.ts';
+import { describeApi, documentationRoutes, type WebhookDescriptions } from './openapi.ts';
 import { limitRate, protectBrowsers, shedLoad, stopGracefully } from './protection.ts';
 import { logRequests, requestIdOf } from './request-log.ts';
-import { validateRequestPart } from './validation.ts';
+import type { SignedLinks } from './signed-links.ts';
+import { refuseNulInUrls, validateRequestPart } from './validation.ts';
 
 export type App = FastifyInstance<
   RawServerDefault,
@@ -43,16 +47,22 @@ export interface HttpServerOptions {
   health: Health;
   /** The domain's routes. They need an API key unless marked `config: { public: true }`. */
   routes: FastifyPluginAsyncZod[];
+  /** Absent: links with a signature open nothing. */
+  links?: Pick<SignedLinks, 'check'>;
   metrics?: Metrics;
+  /** What the service sends to others, for the OpenAPI document. */
+  webhooks?: WebhookDescriptions;
   /** How far the event loop may lag, on average over half a second, before requests are shed. */
   maxLagMs?: number;
 }
 
 const megabyte = 1_000_000;
+const noLinks: Pick<SignedLinks, 'check'> = { check: () => 'none' };
 
 /** Builds the app. It does not listen yet; `app.inject` works. Call `assertListenAllowed` before listening. */
 export async function createHttpServer(options: HttpServerOptions): Promise<App> {
-  const { config, log, apiKeys, health, routes, metrics = createMetrics(), maxLagMs = 2000 } = options;
+  const { config, log, apiKeys, health, routes, links = noLinks } = options;
+  const { metrics = createMetrics(), maxLagMs = 2000 } = options;
   const version = readVersion();
   const loggerInstance: FastifyBaseLogger = log;
   const app: App = Fastify({
@@ -71,9 +81,11 @@ export async function createHttpServer(options: HttpServerOptions): Promise<App>
     frameworkErrors: answerError,
     clientErrorHandler: answerClientError,
   }).withTypeProvider<ZodTypeProvider>();
+  app.server.on('checkExpectation', answerExpectation);
   app.setValidatorCompiler(validateRequestPart);
   app.setSerializerCompiler(serializerCompiler);
   app.removeContentTypeParser('text/plain');
+  acceptJson(app);
 
   const methods = collectMethods(app);
   logRequests(app);
@@ -84,9 +96,11 @@ export async function createHttpServer(options: HttpServerOptions): Promise<App>
   identifyCallers(app, apiKeys);
   await limitRate(app, config.RATE_LIMIT_PER_MINUTE);
   handleErrors(app);
-  requireAuthentication(app, config, apiKeys);
+  requireAuthentication(app, config, apiKeys, links);
+  refuseNulInUrls(app);
   await acceptForms(app, config);
-  await describeApi(app, version);
+  acceptIdempotencyKeys(app);
+  await describeApi(app, version, options.webhooks ?? {});
 
   await app.register(documentationRoutes);
   await app.register(healthRoutes({ health, version }));
@@ -138,15 +152,20 @@ function collectMethods(app: App): Map<string, Set<string>> {
   return methods;
 }
 
-const usualMethods = ['GET', 'HEAD', 'POST', 'PUT', 'PATCH', 'DELETE'];
+/** Every method that Node reads, save the one that asks for a tunnel. */
+const allMethods = METHODS.filter((method) => method !== 'CONNECT');
 
-/** 405 and not 404 for a path that exists. Fastify knows only whole routes, so each path gets one for the methods that it lacks. */
+/**
+ * 405 and not 404 for a path that exists, and what it answers for whoever asks by OPTIONS. Fastify knows only whole
+ * routes, so each path gets one for the methods that it lacks.
+ */
 function refuseOtherMethods(app: App, methods: Map<string, Set<string>>): void {
+  for (const method of allMethods) if (!app.supportedMethods.includes(method)) app.addHttpMethod(method);
   for (const [url, known] of methods) {
     // `known` misses what Fastify adds unseen, such as the same route with a slash at its end.
-    const lacking = usualMethods.filter((method) => !app.hasRoute({ url, method }));
+    const lacking = allMethods.filter((method) => !app.hasRoute({ url, method }));
     if (url === '*' || lacking.length === 0) continue;
-    const allowed = [...known].toSorted().join(', ');
+    const allowed = [...known, 'OPTIONS'].toSorted().join(', ');
     app.route({
       method: lacking,
       url,
@@ -155,6 +174,7 @@ function refuseOtherMethods(app: App, methods: Map<string, Set<string>>): void {
       // In a hook, so that the body is not read first.
       onRequest: async (request, reply) => {
         reply.header('allow', allowed);
+        if (request.method === 'OPTIONS') return reply.code(204).send();
         throw new ServiceError('method_not_allowed', `This path answers ${allowed}, not ${request.method}.`);
       },
       handler: async () => undefined,

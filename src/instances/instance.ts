@@ -56,6 +56,7 @@ export const terminationReasons = {
   loading_timeout: 'The machine did not load its image in time.',
   starting_timeout: 'ComfyUI did not answer in time.',
   unreachable: 'The machine runs but its port cannot be reached.',
+  wedged: 'ComfyUI accepts work and does not do it.',
   open_without_credentials: 'ComfyUI answered without credentials, so the machine was not safe to use.',
   credentials_refused: 'The machine refuses its own credentials.',
   insecure: 'The machine did not offer HTTPS, or its certificate changed.',
@@ -76,6 +77,7 @@ export const terminationReasons = {
   insufficient_credit: 'The account at the provider lacks credit.',
   provider_refused_key: 'The provider does not accept the API key.',
   removed_from_settings: 'Its URL is no longer in COMFYUI_URLS.',
+  left_behind: 'It belongs to the service that this database was copied from.',
 } as const;
 export type TerminationReason = keyof typeof terminationReasons;
 export const terminationReasonCodes = Object.keys(terminationReasons).filter(isTerminationReason);

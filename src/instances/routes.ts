@@ -1,6 +1,7 @@
 // The routes of offers and instances. None of them waits for a machine.
 import type { FastifyPluginAsyncZod } from 'fastify-type-provider-zod';
 import { z } from 'zod';
+import { idempotencyHeadersSchema, markReplay, readIdempotencyKey } from '../http/idempotency.ts';
 import { problems } from '../http/problems.ts';
 import { idParamsSchema, idSchema, pageOf, pageQuerySchema } from '../http/schemas.ts';
 import type { Clock } from '../support/clock.ts';
@@ -59,12 +60,20 @@ export function instanceRoutes(instances: Instances, clock: Clock): FastifyPlugi
           summary: 'Rent a machine and get ComfyUI running on it',
           description:
             'Answers at once; the machine takes 2 to 20 minutes. Poll `Location` for its status, phase and message. Should a machine fail, it is destroyed and the next offer is taken, up to a limit.',
+          headers: idempotencyHeadersSchema,
           body: instanceRequestSchema,
           response: {
             202: instanceSchema,
-            ...problems('provider_not_configured', 'limit_reached', 'insufficient_credit'),
+            ...problems(
+              'provider_not_configured',
+              'limit_reached',
+              'insufficient_credit',
+              'idempotency_in_flight',
+              'idempotency_key_reused',
+            ),
           },
         },
+        preValidation: readIdempotencyKey,
       },
       async (request, reply) => {
         const made = await instances.request({
@@ -73,7 +82,9 @@ export function instanceRoutes(instances: Instances, clock: Clock): FastifyPlugi
           idleMinutes: request.body.idleMinutes,
           maxLifetimeHours: request.body.maxLifetimeHours,
           apiKey: request.apiKey,
+          idempotencyKey: request.idempotencyKey,
         });
+        markReplay(reply, made.replayed);
         return reply
           .code(202)
           .header('location', `/instances/${made.instance.id}`)

@@ -1,7 +1,8 @@
 // Instances as the routes use them: every request writes its intention and a wake-up in one transaction.
-import type { Kysely } from 'kysely';
+import type { Kysely, Transaction } from 'kysely';
 import { v7 as uuid } from 'uuid';
 import type { Config } from '../config.ts';
+import { makeOnce, type IdempotencyKey } from '../database/once.ts';
 import type { Queues } from '../database/queues.ts';
 import type { InstanceRow, RentalRow, Tables } from '../database/tables.ts';
 import { ServiceError } from '../errors.ts';
@@ -35,6 +36,8 @@ export interface InstanceRequest {
   /** How long it may live at most, within the limit of the settings. */
   maxLifetimeHours?: number | undefined;
   apiKey: string | null;
+  /** Under which the request may be repeated. */
+  idempotencyKey?: IdempotencyKey | null;
   /** Why the fleet rents it, and which others it races. */
   fleet?: { wish: string; raceId: string | null };
 }
@@ -50,8 +53,11 @@ export interface InstanceQuery {
 export interface Instances {
   /** Offers that satisfy the requirements, the best first, and those that do not, with reasons. */
   offers(requested: RequestedRequirements): Promise<{ offers: RankedOffer[]; rejected: RejectedOffer[] }>;
-  /** Writes the intention to rent; nothing was rented yet when it resolves. */
-  request(request: InstanceRequest): Promise<InstanceWithRentals>;
+  /**
+   * Writes the intention to rent; nothing was rented yet when it resolves. `replayed`: an earlier request with the same key wrote it.
+   * Rejects, for its key, with `idempotency_key_reused` or `idempotency_in_flight`.
+   */
+  request(request: InstanceRequest): Promise<InstanceWithRentals & { replayed: boolean }>;
   get(id: string): Promise<InstanceWithRentals>;
   /** Newest first; one more than `limit` is never returned. */
   list(query: InstanceQuery): Promise<{ items: InstanceWithRentals[]; nextCursor: string | null }>;
@@ -92,36 +98,51 @@ async function searchOffers(deps: Deps, requested: RequestedRequirements) {
   }
 }
 
-async function requestInstance(deps: Deps, request: InstanceRequest): Promise<InstanceWithRentals> {
-  needProvider(deps);
-  const id = uuid();
-  const now = deps.clock.now();
-  await deps.db.transaction().execute(async (trx) => {
-    const requirements = limited(deps, requestedOf(request));
-    const expiresAt = deps.budget.expiryOf(request.maxLifetimeHours, now);
-    const { maxPricePerHourUsd } = requirements;
-    const obstacle = await deps.budget.admit(trx, { expiresAt, maxPricePerHourUsd });
-    if (obstacle !== null) {
-      throw new ServiceError(obstacle.reason, obstacle.detail, { extra: { ...obstacle.numbers } });
-    }
-    await trx
-      .insertInto('instances')
-      .values({
-        id,
-        provider: 'vast',
-        status: 'requested',
-        requirements: JSON.stringify(requirements),
-        wanted_offer_id: request.offerId ?? null,
-        api_key: request.apiKey,
-        idle_minutes: request.idleMinutes ?? null,
-        expires_at: expiresAt,
-        wish: request.fleet?.wish ?? null,
-        race_id: request.fleet?.raceId ?? null,
-      })
-      .execute();
-    await wakeInstance(trx, deps.queues, id);
+async function requestInstance(deps: Deps, request: InstanceRequest) {
+  const { db, clock, config } = deps;
+  const once = {
+    db,
+    clock,
+    key: request.idempotencyKey ?? null,
+    keepMs: config.IDEMPOTENCY_HOURS * 3_600_000,
+  };
+  const { id, replayed } = await makeOnce(once, {
+    check: async () => needProvider(deps),
+    write: (trx) => insertInstance(deps, trx, request),
   });
-  return getInstance(deps.db, id);
+  return { ...(await getInstance(db, id)), replayed };
+}
+
+async function insertInstance(
+  deps: Deps,
+  trx: Transaction<Tables>,
+  request: InstanceRequest,
+): Promise<string> {
+  const id = uuid();
+  const requirements = limited(deps, requestedOf(request));
+  const expiresAt = deps.budget.expiryOf(request.maxLifetimeHours, deps.clock.now());
+  const { maxPricePerHourUsd } = requirements;
+  const obstacle = await deps.budget.admit(trx, { expiresAt, maxPricePerHourUsd });
+  if (obstacle !== null) {
+    throw new ServiceError(obstacle.reason, obstacle.detail, { extra: { ...obstacle.numbers } });
+  }
+  await trx
+    .insertInto('instances')
+    .values({
+      id,
+      provider: 'vast',
+      status: 'requested',
+      requirements: JSON.stringify(requirements),
+      wanted_offer_id: request.offerId ?? null,
+      api_key: request.apiKey,
+      idle_minutes: request.idleMinutes ?? null,
+      expires_at: expiresAt,
+      wish: request.fleet?.wish ?? null,
+      race_id: request.fleet?.raceId ?? null,
+    })
+    .execute();
+  await wakeInstance(trx, deps.queues, id);
+  return id;
 }
 
 async function getInstance(db: Kysely<Tables>, id: string): Promise<InstanceWithRentals> {

@@ -5,13 +5,14 @@ import { openLink, type Link, type LinkTarget } from '../comfyui/link.ts';
 import { openSession, type ComfySession } from '../comfyui/session.ts';
 import type { Config } from '../config.ts';
 import type { Tables } from '../database/tables.ts';
+import type { InstanceStatus } from './instance.ts';
 import { loadState } from './records.ts';
 import { linkTarget } from './target.ts';
 
 export interface Sessions {
   /** The shared session of an instance that is ready or draining; rejects when it has none. */
   get(instanceId: string): Promise<ComfySession>;
-  /** Closes the session of an instance that has ended. */
+  /** Closes the session of an instance that has ended, at once. */
   drop(instanceId: string): Promise<void>;
   close(): Promise<void>;
 }
@@ -23,16 +24,22 @@ interface OpenSession {
   session: ComfySession;
 }
 
-export function createSessions({
-  db,
-  config,
-  log,
-}: {
+export interface SessionsOptions {
   db: Kysely<Tables>;
   config: Config;
   log: Logger;
-}): Sessions {
+  /** How often sessions are looked for whose instance has ended: its last step, which drops it, may run in another process. */
+  pruneEveryMs?: number;
+}
+
+export function createSessions({ db, config, log, pruneEveryMs = 30_000 }: SessionsOptions): Sessions {
   const open = new Map<string, OpenSession>();
+  const pruning = setInterval(() => {
+    prune().catch((error: unknown) =>
+      log.debug({ err: error }, 'sessions of ended instances were not looked for'),
+    );
+  }, pruneEveryMs);
+  pruning.unref();
 
   async function drop(instanceId: string): Promise<void> {
     const entry = open.get(instanceId);
@@ -40,6 +47,19 @@ export function createSessions({
     open.delete(instanceId);
     await entry.session.close();
     await entry.link.close();
+  }
+
+  async function prune(): Promise<void> {
+    const ids = [...open.keys()];
+    if (ids.length === 0) return;
+    const living = await db
+      .selectFrom('instances')
+      .select('id')
+      .where('id', 'in', ids)
+      .where('status', 'in', usableStatuses)
+      .execute();
+    const kept = new Set(living.map(({ id }) => id));
+    await Promise.all(ids.filter((id) => !kept.has(id)).map(drop));
   }
 
   return {
@@ -52,20 +72,27 @@ export function createSessions({
       const other = open.get(instanceId);
       if (other !== undefined) return other.session;
       const link = openLink(target);
-      const session = openSession(link, { log: log.child({ instanceId }) });
+      const session = openSession(link, {
+        log: log.child({ instanceId }),
+        answerMs: config.COMFYUI_TIMEOUT_SECONDS * 1000,
+      });
       open.set(instanceId, { target, link, session });
       return session;
     },
     drop,
     async close() {
+      clearInterval(pruning);
       await Promise.all([...open.keys()].map(drop));
     },
   };
 }
 
+/** Statuses of an instance whose ComfyUI may be asked. */
+const usableStatuses: InstanceStatus[] = ['ready', 'draining'];
+
 async function findTarget(db: Kysely<Tables>, config: Config, instanceId: string): Promise<LinkTarget> {
   const state = await loadState(db, instanceId);
-  if (state === null || (state.instance.status !== 'ready' && state.instance.status !== 'draining')) {
+  if (state === null || !usableStatuses.includes(state.instance.status)) {
     throw new Error(`Instance ${instanceId} is not ready.`);
   }
   return linkTarget(state.instance, state.rental, config);

@@ -1,77 +1,31 @@
-// The end of an attempt: what it means for its job, and the one transaction that writes it.
+// The end of an attempt: the one transaction that writes it, with what it means for its job.
 import type { Transaction } from 'kysely';
 import type { QueueMessages, Queues } from '../database/queues.ts';
 import type { JobRow, Tables } from '../database/tables.ts';
+import { beginAttempt } from './begin-attempt.ts';
+import { endJobs } from './ending.ts';
 import { appendEvent } from './events.ts';
-import {
-  isFinal,
-  jobStatusesBefore,
-  type AttemptOutcome,
-  type JobError,
-  type JobStatus,
-  type OutputKind,
-} from './job.ts';
+import { isFinal, jobStatusesBefore } from './job.ts';
 import { storable } from './json-value.ts';
 import { outputUrl } from './output.ts';
+import { freeSlot, handOnSlots, lockSlots } from './slots.ts';
+import {
+  consequenceOf,
+  type CollectedOutput,
+  type Consequence,
+  type PastAttempts,
+  type Verdict,
+} from './verdict.ts';
+
+export type { CollectedOutput, Verdict } from './verdict.ts';
 
 /** Which attempt of which job, and where: the fence of everything that a run writes. */
 export type AttemptRef = QueueMessages['run'];
 
-/** A result as it is stored; exactly one of `assetId` and `text` is set. */
-export interface CollectedOutput {
-  name: string;
-  nodeId: string;
-  kind: OutputKind;
-  temporary: boolean;
-  assetId: string | null;
-  text: string | null;
-}
-
-/** How an attempt ended. */
-export type Verdict =
-  | { kind: 'succeeded'; outputs: CollectedOutput[] }
-  | { kind: 'failed'; error: JobError }
-  | { kind: 'canceled'; reason: string }
-  /** Through no fault of the job: it may be tried again. */
-  | { kind: 'lost'; code: 'instance_lost' | 'prompt_lost'; reason: string };
-
-/** Thrown within a run to end its attempt. */
-export class AttemptEnd extends Error {
-  readonly verdict: Verdict;
-
-  constructor(verdict: Verdict) {
-    super(`The attempt ends: ${verdict.kind}`);
-    this.name = 'AttemptEnd';
-    this.verdict = verdict;
-  }
-}
-
-export interface Consequence {
-  status: JobStatus;
-  outcome: AttemptOutcome;
-  error: JobError | null;
-  reason: string | null;
-}
-
-/** What becomes of a job when its attempt ends. */
-export function consequenceOf(
-  job: Pick<JobRow, 'status' | 'attempt' | 'wanted_instance_id'>,
-  verdict: Verdict,
-  maxAttempts: number,
-): Consequence {
-  switch (verdict.kind) {
-    case 'succeeded':
-      return { status: 'succeeded', outcome: 'succeeded', error: null, reason: null };
-    case 'failed':
-      return { status: 'failed', outcome: 'failed', error: verdict.error, reason: verdict.error.detail };
-    case 'canceled':
-      return { status: 'canceled', outcome: 'canceled', error: null, reason: verdict.reason };
-    default:
-      return afterLoss(job, verdict, maxAttempts);
-  }
-}
-
-/** Ends the current attempt of a job and frees its slot. False when the attempt is no longer the job's: then nothing was written. */
+/**
+ * Ends the current attempt of a job and frees its slot, if it still has it; another try that stays on the instance begins at once.
+ * False when the attempt is no longer the job's: then nothing was written.
+ */
 export async function endAttempt(
   trx: Transaction<Tables>,
   queues: Queues,
@@ -79,55 +33,57 @@ export async function endAttempt(
   verdict: Verdict,
   { maxAttempts, now }: { maxAttempts: number; now: Date },
 ): Promise<boolean> {
-  // Slots are locked before jobs, here as in the dispatch and when an instance closes.
-  await trx
-    .selectFrom('slots')
-    .select('slot')
-    .where('instance_id', '=', ref.instanceId)
-    .where('slot', '=', ref.slot)
-    .forUpdate()
-    .execute();
+  if (verdict.kind === 'again') await holdInstance(trx, ref.instanceId);
+  await lockSlots(trx, ref.instanceId);
   const job = await trx
     .selectFrom('jobs')
-    .select(['id', 'status', 'attempt', 'wanted_instance_id'])
+    .select(['status', 'attempt', 'wanted_instance_id'])
     .where('id', '=', ref.jobId)
     .where('attempt_id', '=', ref.attemptId)
     .where('status', 'in', ['running', 'canceling'])
     .forUpdate()
     .executeTakeFirst();
   if (job === undefined) return false;
-  const next = consequenceOf(job, verdict, maxAttempts);
+  const past = job.attempt === 1 ? noPast : await pastAttempts(trx, ref);
+  const next = consequenceOf(job, verdict, past, maxAttempts);
   if (!jobStatusesBefore(next.status).includes(job.status)) return false;
 
   if (verdict.kind === 'succeeded') await writeOutputs(trx, ref.jobId, verdict.outputs);
   await writeAttempt(trx, ref, next, now);
-  await writeJob(trx, ref, job, next, now);
-  await trx
-    .updateTable('slots')
-    .set({ job_id: null })
-    .where('instance_id', '=', ref.instanceId)
-    .where('slot', '=', ref.slot)
-    .where('job_id', '=', ref.jobId)
-    .execute();
-  await queues.send(trx, 'dispatch', {});
+  await writeJob(trx, queues, ref, job, next, now);
+  const freed = await freeSlot(trx, ref);
+  if (freed && next.retriedFor !== null) {
+    await beginAttempt(trx, queues, ref, now);
+    return true;
+  }
+  // Its own was given away before: now another that fetches its outputs may give its slot away.
+  if (!freed) await handOnSlots(trx, queues, ref.instanceId);
+  // Without a free slot nothing has changed for jobs that wait, but perhaps for an instance that has nothing to do now.
+  await queues.send(trx, freed || next.status === 'queued' ? 'dispatch' : 'fleet', {});
   return true;
 }
 
-function afterLoss(
-  job: Pick<JobRow, 'status' | 'attempt' | 'wanted_instance_id'>,
-  { code, reason }: Extract<Verdict, { kind: 'lost' }>,
-  maxAttempts: number,
-): Consequence {
-  if (job.status === 'canceling') return { status: 'canceled', outcome: 'lost', error: null, reason };
-  if (code === 'instance_lost' && job.wanted_instance_id !== null) {
-    const detail = `${reason} The job asked for this very instance, so it is not tried on another.`;
-    return { status: 'failed', outcome: 'lost', error: { code, detail }, reason };
-  }
-  if (job.attempt >= maxAttempts) {
-    const detail = `${reason} The job was tried ${job.attempt} times and is given up. Submit it again to try further.`;
-    return { status: 'failed', outcome: 'lost', error: { code, detail }, reason };
-  }
-  return { status: 'queued', outcome: 'lost', error: null, reason };
+/** Another attempt on it will refer to it. */
+async function holdInstance(trx: Transaction<Tables>, instanceId: string): Promise<void> {
+  await trx.selectFrom('instances').select('id').where('id', '=', instanceId).forKeyShare().execute();
+}
+
+const noPast: PastAttempts = { lost: 0, retriedFor: [] };
+
+async function pastAttempts(
+  trx: Transaction<Tables>,
+  { jobId, attemptId }: AttemptRef,
+): Promise<PastAttempts> {
+  const past = await trx
+    .selectFrom('attempts')
+    .select(['outcome', 'retried_for'])
+    .where('job_id', '=', jobId)
+    .where('id', '<>', attemptId)
+    .execute();
+  return {
+    lost: past.filter(({ outcome }) => outcome === 'lost').length,
+    retriedFor: past.flatMap(({ retried_for: error }) => (error === null ? [] : [error])),
+  };
 }
 
 async function writeOutputs(
@@ -135,7 +91,8 @@ async function writeOutputs(
   jobId: string,
   outputs: CollectedOutput[],
 ): Promise<void> {
-  for (const [position, { name, nodeId, kind, temporary, assetId, text }] of outputs.entries()) {
+  for (const [position, output] of outputs.entries()) {
+    const { name, nodeId, kind, temporary, assetId, text, contentType, sizeBytes } = output;
     await trx
       .insertInto('outputs')
       .values({
@@ -147,6 +104,8 @@ async function writeOutputs(
         temporary,
         asset_id: assetId,
         text,
+        content_type: contentType,
+        size_bytes: sizeBytes,
       })
       .execute();
     const data = { name, kind, nodeId, temporary, url: outputUrl(jobId, name) };
@@ -157,12 +116,18 @@ async function writeOutputs(
 async function writeAttempt(
   trx: Transaction<Tables>,
   { attemptId }: AttemptRef,
-  { outcome, reason }: Consequence,
+  { outcome, reason, retriedFor }: Consequence,
   now: Date,
 ): Promise<void> {
   await trx
     .updateTable('attempts')
-    .set({ status: 'ended', outcome, reason: reason === null ? null : storable(reason), ended_at: now })
+    .set({
+      status: 'ended',
+      outcome,
+      reason: reason === null ? null : storable(reason),
+      retried_for: retriedFor,
+      ended_at: now,
+    })
     .where('id', '=', attemptId)
     .where('status', '<>', 'ended')
     .execute();
@@ -170,33 +135,40 @@ async function writeAttempt(
 
 async function writeJob(
   trx: Transaction<Tables>,
+  queues: Queues,
   { jobId, instanceId }: AttemptRef,
   { status: before, attempt }: Pick<JobRow, 'status' | 'attempt'>,
   next: Consequence,
   now: Date,
 ): Promise<void> {
-  const error = next.error === null ? null : storable(next.error);
-  const ending = isFinal(next.status)
-    ? { finished_at: now }
-    : { queued_at: now, started_at: null, attempt_id: null, waiting_for: null };
+  const { status } = next;
+  if (isFinal(status)) {
+    const error = next.error === null ? null : storable(next.error);
+    await endJobs(trx, queues, [jobId], { status, error, instanceId, now });
+    return;
+  }
   await trx
     .updateTable('jobs')
     .set({
-      status: next.status,
-      error: error === null ? null : JSON.stringify(error),
+      status,
+      error: null,
       progress: null,
-      ...ending,
+      queued_at: now,
+      started_at: null,
+      attempt_id: null,
+      waiting_for: null,
     })
     .where('id', '=', jobId)
     .where('status', '=', before)
     .execute();
-  if (next.status === 'queued') {
-    const message = `Attempt ${attempt} was lost, and the job waits for another. ${next.reason ?? ''}`.trim();
-    await appendEvent(trx, jobId, { type: 'log', data: { message: storable(message), attempt } });
-  }
-  const shownInstance = next.status === 'queued' ? null : instanceId;
+  const what =
+    next.retriedFor === null
+      ? 'was lost, and the job waits for another'
+      : 'failed, and the job is tried once more';
+  const message = `Attempt ${attempt} ${what}. ${next.reason ?? ''}`.trim();
+  await appendEvent(trx, jobId, { type: 'log', data: { message: storable(message), attempt } });
   await appendEvent(trx, jobId, {
     type: 'status',
-    data: { status: next.status, waitingFor: null, instanceId: shownInstance, attempt, error },
+    data: { status, waitingFor: null, instanceId: null, attempt, error: null },
   });
 }

@@ -2,13 +2,14 @@
 import type { ComfyClient, ComfyFile, ComfyOutput, HistoryEntry } from '../comfyui/client.ts';
 import { ComfyError } from '../comfyui/errors.ts';
 import { messageOf, ServiceError } from '../errors.ts';
-import { AttemptEnd, type CollectedOutput } from './attempt.ts';
+import { backoffMs } from '../support/backoff.ts';
+import { sleep } from '../support/sleep.ts';
 import { createNamer, outputKindOf } from './output.ts';
 import type { Run } from './run-state.ts';
+import { AttemptEnd, type CollectedFile, type CollectedOutput } from './verdict.ts';
 import { withoutOutputPrefix } from './workflow.ts';
 
 type FileOutput = Extract<ComfyOutput, { kind: 'file' }>;
-type Stored = Pick<CollectedOutput, 'assetId' | 'kind'>;
 
 /** Everything here may be repeated: the same bytes are stored once, and the names come out the same. */
 export async function collect(
@@ -23,16 +24,44 @@ export async function collect(
     if (output.kind === 'text') {
       const name = nameFor(`${output.nodeId}-${output.key}.txt`, output.nodeId);
       const text = output.text.toWellFormed().replaceAll('\0', '');
-      collected.push({ name, nodeId: output.nodeId, kind: 'text', temporary: false, assetId: null, text });
+      const facts = { kind: 'text', contentType: 'text/plain', sizeBytes: Buffer.byteLength(text) } as const;
+      collected.push({ name, nodeId: output.nodeId, ...facts, temporary: false, assetId: null, text });
       continue;
     }
     const name = nameFor(withoutOutputPrefix(output.file.filename, run.ref.attemptId), output.nodeId);
-    const stored = run.collected.get(keyOf(output.file)) ?? (await store(run, client, output, name, signal));
+    const stored =
+      run.collected.get(keyOf(output.file)) ?? (await storePatiently(run, client, output, name, signal));
     run.collected.set(keyOf(output.file), stored);
     const temporary = output.file.type !== 'output';
     collected.push({ name, nodeId: output.nodeId, ...stored, temporary, text: null });
   }
   return collected;
+}
+
+/** Storage that is full or out of reach is waited for: the work of the GPU is done, and would be lost. */
+async function storePatiently(
+  run: Run,
+  client: ComfyClient,
+  output: FileOutput,
+  name: string,
+  signal: AbortSignal,
+): Promise<CollectedFile> {
+  const { retryMs: baseMs, retryCapMs: capMs, storageMs: patienceMs } = run.timing;
+  const since = performance.now();
+  for (let tries = 1; ; tries += 1) {
+    try {
+      return await store(run, client, output, name, signal);
+    } catch (error) {
+      if (!isStorageTrouble(error)) throw error;
+      const waitedMs = performance.now() - since;
+      if (waitedMs >= patienceMs) {
+        const detail = `"${name}" could not be stored for ${Math.round(waitedMs / 1000)} s. ${error.message}`;
+        throw unavailable(output.nodeId, detail);
+      }
+      run.log.warn({ err: error, tries }, 'a result could not be stored; trying again');
+    }
+    await sleep(backoffMs(tries, { baseMs, capMs }), signal);
+  }
 }
 
 async function store(
@@ -41,24 +70,32 @@ async function store(
   { file, nodeId }: FileOutput,
   name: string,
   signal: AbortSignal,
-): Promise<Stored> {
+): Promise<CollectedFile> {
   const { stream, contentType, sizeBytes } = await download(client, file, nodeId, signal);
   try {
-    const { asset } = await run.deps.assets.save(stream, { fileName: name, contentType, signal });
+    const { asset } = await run.deps.assets.save(stream, {
+      fileName: name,
+      contentType,
+      isResult: true,
+      signal,
+    });
     if (sizeBytes !== null && asset.sizeBytes !== sizeBytes) {
       throw new ComfyError('unavailable', `A file arrived with ${asset.sizeBytes} of ${sizeBytes} bytes`);
     }
-    return { assetId: asset.id, kind: outputKindOf(name, asset.contentType) };
+    const { id: assetId, contentType: foundType } = asset;
+    const kind = outputKindOf(name, foundType);
+    return { assetId, kind, contentType: foundType, sizeBytes: asset.sizeBytes };
   } catch (error) {
     signal.throwIfAborted();
-    if (stream.errored !== null) {
-      throw new ComfyError('unavailable', 'The download of a result broke off', { cause: error });
-    }
+    if (isStorageTrouble(error)) throw error;
     if (error instanceof ServiceError && error.code === 'payload_too_large') {
       throw unavailable(
         nodeId,
         `"${file.filename}" of node ${nodeId} could not be stored. ${messageOf(error)}`,
       );
+    }
+    if (stream.errored !== null) {
+      throw new ComfyError('unavailable', 'The download of a result broke off', { cause: error });
     }
     throw error;
   } finally {
@@ -66,15 +103,18 @@ async function store(
   }
 }
 
+function isStorageTrouble(error: unknown): error is ServiceError {
+  return error instanceof ServiceError && ['storage_full', 'storage_unavailable'].includes(error.code);
+}
+
 async function download(client: ComfyClient, file: ComfyFile, nodeId: string, signal: AbortSignal) {
   try {
     return await client.download(file, signal);
   } catch (error) {
     if (!(error instanceof ComfyError) || error.kind !== 'not_found') throw error;
-    throw unavailable(
-      nodeId,
-      `ComfyUI reports the file "${file.filename}" of node ${nodeId} but does not have it. Submit the job again.`,
-    );
+    // Taken from ComfyUI's cache perhaps, and removed since: without the cache it is made again.
+    const detail = `ComfyUI reports the file "${file.filename}" of node ${nodeId} but does not have it.`;
+    throw new AttemptEnd({ kind: 'again', error: { code: 'output_unavailable', detail, nodeId } });
   }
 }
 

@@ -21,7 +21,7 @@ export interface JobDeps {
 
 export interface RunDeps extends JobDeps {
   sessions: Pick<Sessions, 'get'>;
-  /** Only what differs from `defaultTiming`; tests are in more of a hurry. */
+  /** Only what differs from the settings and the usual; tests are in more of a hurry. */
   timing?: Partial<RunTiming>;
 }
 
@@ -43,16 +43,29 @@ export interface RunTiming {
   settleMs: number;
   /** How long ComfyUI may take to confirm that it stopped. A node that cannot be interrupted may take minutes. */
   confirmStopMs: number;
-  /** How long ComfyUI may have the prompt first in its queue without running it. */
+  /** How long ComfyUI may have the prompt in its queue while it runs nothing. */
   stalledMs: number;
-  /** How long a machine may be out of reach before the attempt is given up, where nobody else decides it. */
+  /** How long a machine may be out of reach before the attempt is given up. */
   unreachableMs: number;
+  /** How long storage may be full or out of reach before a result is given up. */
+  storageMs: number;
   /** The first and the longest wait between tries while the machine is out of reach. */
   retryMs: number;
   retryCapMs: number;
 }
 
-export const defaultTiming: RunTiming = {
+/** How long the parts of a run wait, by the settings and by what is usual. */
+export function timingOf({ config, timing }: Pick<RunDeps, 'config' | 'timing'>): RunTiming {
+  return {
+    ...usualTiming,
+    confirmStopMs: config.STOP_TIMEOUT_SECONDS * 1000,
+    stalledMs: config.STALL_TIMEOUT_SECONDS * 1000,
+    unreachableMs: config.UNREACHABLE_TIMEOUT_SECONDS * 1000,
+    ...timing,
+  };
+}
+
+const usualTiming = {
   pollMs: 2000,
   blindPollMs: 1000,
   endedPollMs: 50,
@@ -60,9 +73,7 @@ export const defaultTiming: RunTiming = {
   guardMs: 2000,
   streamWaitMs: 5000,
   settleMs: 20_000,
-  confirmStopMs: 300_000,
-  stalledMs: 60_000,
-  unreachableMs: 600_000,
+  storageMs: 600_000,
   retryMs: 250,
   retryCapMs: 5000,
 };

@@ -1,11 +1,12 @@
 // Placing queued jobs on free slots: one transaction, one dispatch at a time.
 import { sql, type Transaction } from 'kysely';
-import { v7 as uuid } from 'uuid';
 import type { Tables } from '../database/tables.ts';
+import { beginAttempt } from './begin-attempt.ts';
 import type { JobDeps } from './deps.ts';
-import { appendEvent } from './events.ts';
-import { jobStatusesBefore } from './job.ts';
+import { machineColumns, machineFacts } from './facts.ts';
+import { headsOfLines } from './lines.ts';
 import { matchJobs, type FreeInstance, type Placement, type WaitingJob } from './matching.ts';
+import type { KeyUse } from './turns.ts';
 import { explainWaiting } from './waiting.ts';
 
 export type DispatchDeps = Pick<JobDeps, 'db' | 'queues' | 'clock'>;
@@ -17,16 +18,23 @@ const DISPATCH_LOCK = 4_711_001;
 export async function dispatch({ db, queues, clock }: DispatchDeps): Promise<number> {
   return db.transaction().execute(async (trx) => {
     await sql`select pg_advisory_xact_lock(${sql.lit(DISPATCH_LOCK)})`.execute(trx);
-    const instances = await lockFreeSlots(trx);
-    const slots = instances.reduce((count, { freeSlots }) => count + freeSlots.length, 0);
-    const jobs = slots === 0 ? [] : await nextJobs(trx, slots);
+    const now = clock.now();
     let placed = 0;
-    for (const placement of matchJobs(jobs, instances)) {
-      if (await place(trx, queues, placement, clock.now())) placed += 1;
+    for (const placement of await findPlacements(trx, now)) {
+      if (await beginAttempt(trx, queues, placement, now)) placed += 1;
     }
-    await explainWaiting(trx, clock.now());
+    await explainWaiting(trx, now);
     return placed;
   });
+}
+
+async function findPlacements(trx: Transaction<Tables>, now: Date): Promise<Placement[]> {
+  const instances = await lockFreeSlots(trx);
+  const slots = instances.reduce((count, { freeSlots }) => count + freeSlots.length, 0);
+  // Of jobs that want the same, no more than that can be placed; jobs that fit nowhere hide none that would.
+  const jobs = slots === 0 ? [] : await nextJobs(trx, slots);
+  if (jobs.length === 0) return [];
+  return matchJobs(jobs, instances, { uses: await usesOfKeys(trx, jobs), now });
 }
 
 /**
@@ -37,7 +45,11 @@ async function lockFreeSlots(trx: Transaction<Tables>): Promise<FreeInstance[]> 
   const rows = await trx
     .selectFrom('slots')
     .innerJoin('instances', 'instances.id', 'slots.instance_id')
-    .select(['instances.id', 'slots.slot', 'gpu_name', 'gpu_count', 'vram_gb', 'region'])
+    .select(['instances.id', ...machineColumns, 'slots.slot'])
+    .select(
+      sql<string | null>`(select workflow_shape from attempts join jobs on jobs.id = attempts.job_id
+        where attempts.instance_id = instances.id order by attempts.created_at desc limit 1)`.as('lastShape'),
+    )
     .where('slots.job_id', 'is', null)
     .where('instances.status', '=', 'ready')
     .where('instances.unreachable_since', 'is', null)
@@ -49,95 +61,39 @@ async function lockFreeSlots(trx: Transaction<Tables>): Promise<FreeInstance[]> 
   return [...Map.groupBy(rows, ({ id }) => id).values()].flatMap((slots) => {
     const [first] = slots;
     if (first === undefined) return [];
-    const { id, gpu_name: gpuName, gpu_count: gpuCount, vram_gb: vramGb, region } = first;
-    return [{ id, gpuName, gpuCount, vramGb, region, freeSlots: slots.map(({ slot }) => slot) }];
+    const freeSlots = slots.map(({ slot }) => slot);
+    return [{ ...machineFacts(first), lastShape: first.lastShape, freeSlots }];
   });
 }
 
-/**
- * The order of queued jobs. A point of priority is worth a minute of waiting, so that nothing waits for ever. The wait counts from
- * the creation: a job that lost its instance does not go to the end.
- */
-export const queueRank = sql<number>`extract(epoch from created_at) - priority * 60`;
-
-/**
- * The jobs that may be next, the first one first. Of jobs that want the same, no more
- * than `slots` can be placed, so no more are read; jobs that fit nowhere hide none that would.
- */
 async function nextJobs(trx: Transaction<Tables>, slots: number): Promise<WaitingJob[]> {
-  const rows = await trx
-    .selectFrom((from) =>
-      from
-        .selectFrom('jobs')
-        .select(['id', 'requirements', 'wanted_instance_id', 'instance_id', queueRank.as('rank')])
-        .select(
-          sql<number>`row_number() over (partition by requirements, wanted_instance_id order by ${queueRank}, id)`.as(
-            'place',
-          ),
-        )
-        .where('status', '=', 'queued')
-        .as('waiting'),
-    )
-    .select(['id', 'requirements', 'wanted_instance_id', 'instance_id'])
-    .where('place', '<=', slots)
-    .orderBy('rank')
-    .orderBy('id')
-    .execute();
+  const rows = await headsOfLines(trx, slots);
   return rows.map((row) => ({
     id: row.id,
     requirements: row.requirements,
     wantedInstanceId: row.wanted_instance_id,
     lastInstanceId: row.instance_id,
+    shape: row.workflow_shape,
+    apiKey: row.api_key,
+    priority: row.priority,
+    createdAt: row.created_at,
   }));
 }
 
-/** Writes the attempt, takes the slot and sends the run. False when the job was canceled or expired meanwhile. */
-async function place(
+/** What the keys of these jobs have now, and where that is nothing, when they last had something. */
+async function usesOfKeys(
   trx: Transaction<Tables>,
-  queues: DispatchDeps['queues'],
-  { jobId, instanceId, slot }: Placement,
-  now: Date,
-): Promise<boolean> {
-  const attemptId = uuid();
-  const job = await trx
-    .updateTable('jobs')
-    .set((eb) => ({
-      status: 'running',
-      attempt: eb('attempt', '+', 1),
-      attempt_id: attemptId,
-      instance_id: instanceId,
-      started_at: now,
-      waiting_for: null,
-    }))
-    .where('id', '=', jobId)
-    .where('status', 'in', jobStatusesBefore('running'))
-    .returning('attempt')
-    .executeTakeFirst();
-  if (job === undefined) return false;
-  await trx
-    .insertInto('attempts')
-    .values({
-      id: attemptId,
-      job_id: jobId,
-      number: job.attempt,
-      instance_id: instanceId,
-      slot,
-      status: 'staging',
-      created_at: now,
-      touched_at: now,
-    })
-    .execute();
-  await trx
-    .updateTable('slots')
-    .set({ job_id: jobId })
-    .where('instance_id', '=', instanceId)
-    .where('slot', '=', slot)
-    .where('job_id', 'is', null)
-    .execute();
-  await appendEvent(trx, jobId, {
-    type: 'status',
-    data: { status: 'running', waitingFor: null, instanceId, attempt: job.attempt, error: null },
-  });
-  await queues.send(trx, 'run', { jobId, attemptId, instanceId, slot });
-  return true;
+  jobs: readonly WaitingJob[],
+): Promise<Map<string | null, KeyUse>> {
+  const names = [...new Set(jobs.map(({ apiKey }) => apiKey ?? ''))];
+  const { rows } = await sql<KeyUse & { name: string }>`
+    select name, coalesce(held.slots, 0)::integer as slots, coalesce(held.since, (
+      select max(finished_at) from jobs
+      where coalesce(api_key, '') = name and started_at is not null and finished_at is not null
+    )) as "servedAt"
+    from unnest(${names}::text[]) as name left join (
+      select coalesce(api_key, '') as holder, count(*) as slots, max(started_at) as since
+      from slots join jobs on jobs.id = slots.job_id group by 1
+    ) as held on held.holder = name`.execute(trx);
+  return new Map(rows.map(({ name, slots, servedAt }) => [name === '' ? null : name, { slots, servedAt }]));
 }

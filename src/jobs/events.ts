@@ -1,13 +1,16 @@
 // The log of each job: what happened, in order, for those who watch it and for those who ask later.
 import { sql, type Kysely, type Transaction } from 'kysely';
-import type { Executor } from '../database/queues.ts';
+import type { Executor, QueueMessages } from '../database/queues.ts';
 import type { Notifications } from '../database/notifications.ts';
 import type { Tables } from '../database/tables.ts';
+import type { InstancePhase } from '../instances/instance.ts';
 import type { JobError, JobStatus, OutputKind } from './job.ts';
+import { storable } from './json-value.ts';
 
 /** The channels; the payload is the id of the job. Whoever runs a job wants to hear that it should stop, but not of his own progress. */
 const CHANGES = 'jobs';
 const STOPS = 'job_stops';
+const PREVIEWS = 'job_previews';
 
 export interface StatusData {
   status: JobStatus;
@@ -16,6 +19,18 @@ export interface StatusData {
   /** Number of the current or last attempt; 0 before the first. */
   attempt: number;
   error: JobError | null;
+  /** Only while the job is queued; null where no such instance is on its way. */
+  comingInstance?: ComingInstance | null;
+}
+
+/** The instance that a queued job waits for. */
+export interface ComingInstance {
+  id: string;
+  /** Null before the first. */
+  phase: InstancePhase | null;
+  phaseStartedAt: string | null;
+  /** What the phase is at, for a person. */
+  message: string | null;
 }
 
 export interface OutputData {
@@ -27,6 +42,7 @@ export interface OutputData {
 }
 
 export interface LogData {
+  /** A sentence for whoever waits for the job. */
   message: string;
   attempt: number;
 }
@@ -38,22 +54,42 @@ export type JobEvent =
 
 export type StoredEvent = JobEvent & { id: number };
 
-/** Writes an event and announces it, both at commit. */
+/**
+ * Writes events of a job, in their order, and announces them, both at commit. The caller has written or locked the row of the job before: then the ids of
+ * a job's events are in the order in which they can be seen, and who has seen one has missed none before it.
+ */
 export async function appendEvent(
   trx: Transaction<Tables>,
   jobId: string,
-  { type, data }: JobEvent,
+  ...events: [JobEvent, ...JobEvent[]]
 ): Promise<void> {
+  await appendEvents(trx, [jobId], ...events);
+}
+
+/** Writes and announces the same events of several jobs, in two statements however many they are. */
+export async function appendEvents(
+  trx: Transaction<Tables>,
+  jobIds: readonly string[],
+  ...events: [JobEvent, ...JobEvent[]]
+): Promise<void> {
+  if (jobIds.length === 0) return;
+  const rows = events.map(({ type, data }) => ({ type, data: JSON.stringify(data) }));
   await trx
     .insertInto('job_events')
-    .values({ job_id: jobId, type, data: JSON.stringify(data) })
+    .values(jobIds.flatMap((id) => rows.map((row) => ({ job_id: id, ...row }))))
     .execute();
-  await announceJob(trx, jobId);
+  await announceJobs(trx, jobIds);
 }
 
 /** Tells whoever watches the job, in every replica, to look at it. */
 export async function announceJob(executor: Executor, jobId: string): Promise<void> {
   await sql`select pg_notify(${CHANGES}, ${jobId})`.execute(executor);
+}
+
+/** The same of several jobs, in one statement. */
+export async function announceJobs(executor: Executor, jobIds: readonly string[]): Promise<void> {
+  if (jobIds.length === 0) return;
+  await sql`select pg_notify(${CHANGES}, id) from unnest(${jobIds}::text[]) as id`.execute(executor);
 }
 
 /** Tells whoever runs the job, in every replica, to look whether it should stop. */
@@ -63,44 +99,41 @@ export async function announceStop(executor: Executor, jobId: string): Promise<v
 
 /** Calls `listener` when something about the job may have changed, until the returned function is called. */
 export function watchJob(notifications: Notifications, jobId: string, listener: () => void): () => void {
-  return watch(notifications, CHANGES, jobId, listener);
+  return notifications.subscribe(CHANGES, listener, jobId);
 }
 
 /** Calls `listener` when the job may have to stop, until the returned function is called. */
 export function watchStop(notifications: Notifications, jobId: string, listener: () => void): () => void {
-  return watch(notifications, STOPS, jobId, listener);
+  return notifications.subscribe(STOPS, listener, jobId);
 }
 
-/** The events after `afterId`, oldest first. */
-export async function eventsAfter(
+/** Tells whoever watches the previews of the job, in every replica, that there is a new one. */
+export async function announcePreview(executor: Executor, jobId: string): Promise<void> {
+  await sql`select pg_notify(${PREVIEWS}, ${jobId})`.execute(executor);
+}
+
+/** Calls `listener` when there may be a new preview of the job, until the returned function is called. */
+export function watchPreview(notifications: Notifications, jobId: string, listener: () => void): () => void {
+  return notifications.subscribe(PREVIEWS, listener, jobId);
+}
+
+/** Writes a line into the log of a job while its attempt goes on. */
+export async function logAttempt(
   db: Kysely<Tables>,
-  jobId: string,
-  afterId: number,
-): Promise<StoredEvent[]> {
-  const rows = await db
-    .selectFrom('job_events')
-    .select(['id', 'type', 'data'])
-    .where('job_id', '=', jobId)
-    .where('id', '>', afterId)
-    .orderBy('id')
-    .limit(1000)
-    .execute();
-  return rows.filter(isKnown);
-}
-
-/** A newer version of the service may write events that this one does not know. */
-function isKnown(event: { id: number; type: string; data: object }): event is StoredEvent {
-  return ['status', 'output', 'log'].includes(event.type);
-}
-
-/** An empty payload means that some may have been missed. */
-function watch(
-  notifications: Notifications,
-  channel: string,
-  jobId: string,
-  listener: () => void,
-): () => void {
-  return notifications.subscribe(channel, (payload) => {
-    if (payload === jobId || payload === '') listener();
+  { jobId, attemptId }: Pick<QueueMessages['run'], 'jobId' | 'attemptId'>,
+  message: string,
+): Promise<void> {
+  await db.transaction().execute(async (trx) => {
+    const job = await trx
+      .selectFrom('jobs')
+      .select('attempt')
+      .where('id', '=', jobId)
+      .where('attempt_id', '=', attemptId)
+      .where('status', 'in', ['running', 'canceling'])
+      .forNoKeyUpdate()
+      .executeTakeFirst();
+    if (job === undefined) return;
+    const data = { message: storable(message), attempt: job.attempt };
+    await appendEvent(trx, jobId, { type: 'log', data });
   });
 }

@@ -1,9 +1,10 @@
 // Following a submitted prompt to its end. The truth is ComfyUI's history and queue; events only make it fast.
 import type { HistoryEntry } from '../comfyui/client.ts';
 import type { ComfySession } from '../comfyui/session.ts';
-import { AttemptEnd, type Verdict } from './attempt.ts';
 import type { Hints } from './hints.ts';
-import { refresh, stopOf, updateAttempt, verdictOfStop, type Run, type Stop } from './run-state.ts';
+import { refresh, updateAttempt, type Run } from './run-state.ts';
+import { stopOf, verdictOfStop, type Stop } from './stop.ts';
+import { AttemptEnd, type Verdict } from './verdict.ts';
 
 /** A prompt must be seen nowhere this often in a row before it counts as lost: the price of a mistake is a second execution. */
 const LOOKS_UNTIL_LOST = 2;
@@ -14,8 +15,13 @@ export interface Finished {
   stop: Stop | null;
 }
 
-/** Resolves when ComfyUI's history has the prompt. Throws `AttemptEnd` where it never will. */
-export async function follow(run: Run, session: ComfySession, hints: Hints): Promise<Finished> {
+/** Resolves when ComfyUI's history has the prompt. Throws `AttemptEnd` where it never will. `reached` is called at each answer. */
+export async function follow(
+  run: Run,
+  session: ComfySession,
+  hints: Hints,
+  reached: () => void,
+): Promise<Finished> {
   const { client } = session;
   const promptId = run.ref.attemptId;
   const stall = createStall(run);
@@ -26,6 +32,7 @@ export async function follow(run: Run, session: ComfySession, hints: Hints): Pro
     // An interrupt may come too early or too late to have an effect, so it is repeated until there is one.
     if (stop !== null) await client.cancel(promptId, run.signal);
     const place = await client.locate(promptId, run.signal);
+    reached();
     absentLooks = place.kind === 'absent' ? absentLooks + 1 : 0;
     switch (place.kind) {
       case 'finished':
@@ -41,7 +48,7 @@ export async function follow(run: Run, session: ComfySession, hints: Hints): Pro
         break;
       case 'pending':
         run.progress.enter('waiting');
-        stall.look(place.ahead);
+        stall.look(place.idle);
         break;
     }
     endUnconfirmed(run, stop);
@@ -49,24 +56,29 @@ export async function follow(run: Run, session: ComfySession, hints: Hints): Pro
   }
 }
 
-/** Ends the attempt when its stop has been asked for long enough: a wedged ComfyUI confirms nothing. */
+/** Ends the attempt when nobody need confirm its stop, or it has been asked for long enough: a wedged ComfyUI confirms nothing. */
 export function endUnconfirmed(run: Run, stop: Stop | null): void {
   if (stop === null) return;
+  const { clientId, attemptStatus } = run.state;
+  if (clientId === null || attemptStatus === 'collecting')
+    throw new AttemptEnd(verdictOfStop(stop, run.state, true));
   const lasted = run.deps.clock.now().getTime() - stop.since.getTime();
   if (lasted < run.timing.confirmStopMs) return;
   run.log.error({ because: stop.because, lasted }, 'ComfyUI does not stop a prompt; its slot is given free');
+  run.wedged = true;
   throw new AttemptEnd(verdictOfStop(stop, run.state, false));
 }
 
 /** ComfyUI 0.33: the thread that runs the queue can end while the server still answers, and then nothing runs again. */
-function createStall(run: Run): { look(ahead: number): void } {
+function createStall(run: Run): { look(idle: boolean): void } {
   let since: number | null = null;
   return {
-    look(ahead) {
+    look(idle) {
       const now = run.deps.clock.now().getTime();
-      since = ahead === 0 ? (since ?? now) : null;
+      since = idle ? (since ?? now) : null;
       if (since === null || now - since < run.timing.stalledMs) return;
-      const reason = 'ComfyUI accepted the workflow but does not run its queue.';
+      run.wedged = true;
+      const reason = `ComfyUI accepted the workflow and has run nothing for ${Math.round((now - since) / 1000)} s.`;
       throw new AttemptEnd({ kind: 'lost', code: 'prompt_lost', reason });
     },
   };

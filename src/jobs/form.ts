@@ -1,22 +1,38 @@
-// A job sent as a form: its JSON in the field `job`, and the files that its inputs name.
+// Jobs sent as a form: their JSON in one field, and the files that their inputs name.
 import type { Multipart } from '@fastify/multipart';
 import type { FastifyRequest } from 'fastify';
 import type { Asset, Assets } from '../assets/service.ts';
 import { ServiceError } from '../errors.ts';
+import { parseJson } from '../http/json-body.ts';
 import { guardStream, type StreamFailure } from '../support/guarded-stream.ts';
 import { isPlainObject } from './json-value.ts';
 
 const STALL_MS = 60_000;
 
+/** The `preValidation` of a route that takes its body as a form too, with the JSON in `field`: what it makes is checked like JSON. */
+export function formAsBody(
+  assets: Pick<Assets, 'save'>,
+  field: 'job' | 'batch',
+): (request: FastifyRequest) => Promise<void> {
+  return async (request) => {
+    if (request.isMultipart()) request.body = await readForm(request, assets, field);
+  };
+}
+
 /** The body that a JSON request would have had: every input that names a file part names the stored asset instead. */
-export async function readJobForm(request: FastifyRequest, assets: Pick<Assets, 'save'>): Promise<unknown> {
+async function readForm(
+  request: FastifyRequest,
+  assets: Pick<Assets, 'save'>,
+  field: string,
+): Promise<unknown> {
   const files = new Map<string, Asset>();
   let body: unknown;
   try {
     // The store has the limit of the size; the form's own would cut a file off in silence.
     for await (const part of request.parts({ limits: { fileSize: Infinity } })) {
-      if (part.type === 'file') files.set(part.fieldname, await storePart(part, files, assets));
-      else if (part.fieldname === 'job' && body === undefined) body = parseJob(part);
+      if (part.fieldname === field && body === undefined) {
+        body = parseJson(await textOf(part, request.routeOptions.bodyLimit), `The field "${field}"`, field);
+      } else if (part.type === 'file') files.set(part.fieldname, await storePart(part, files, assets));
       else
         throw invalid(`The form has a field "${part.fieldname}" that is not expected here.`, part.fieldname);
     }
@@ -26,12 +42,13 @@ export async function readJobForm(request: FastifyRequest, assets: Pick<Assets, 
     request.raw.resume();
     throw error;
   }
-  if (body === undefined) throw invalid('The form needs a field "job" that holds the job as JSON.', 'job');
+  if (body === undefined) {
+    throw invalid(`The form needs a field "${field}" that holds the ${field} as JSON.`, field);
+  }
   return withAssets(body, files);
 }
 
 type FilePart = Extract<Multipart, { type: 'file' }>;
-type FieldPart = Exclude<Multipart, FilePart>;
 
 async function storePart(
   part: FilePart,
@@ -44,36 +61,59 @@ async function storePart(
   return asset;
 }
 
-function parseJob({ value, fieldnameTruncated, valueTruncated }: FieldPart): unknown {
-  if (fieldnameTruncated || valueTruncated) {
-    throw new ServiceError('payload_too_large', 'The field "job" is too large.', { field: 'job' });
+/** Of a field, or of a file with the JSON, as browsers and curl send it when they are given its type. */
+async function textOf(part: Multipart, maxBytes: number): Promise<string> {
+  if (part.type === 'file') return readText(part, maxBytes);
+  const { value, fieldname, fieldnameTruncated, valueTruncated } = part;
+  if (fieldnameTruncated || valueTruncated) throw tooLarge(fieldname);
+  return typeof value === 'string' ? value : JSON.stringify(value);
+}
+
+async function readText({ file, fieldname }: FilePart, maxBytes: number): Promise<string> {
+  const chunks: Buffer[] = [];
+  let size = 0;
+  for await (const chunk of guardStream(file, { stallMs: STALL_MS, failure: uploadFailure })) {
+    const bytes = Buffer.from(chunk);
+    size += bytes.length;
+    if (size > maxBytes) throw tooLarge(fieldname);
+    chunks.push(bytes);
   }
-  try {
-    return typeof value === 'string' ? JSON.parse(value) : value;
-  } catch {
-    throw invalid('The field "job" is not valid JSON.', 'job');
-  }
+  return Buffer.concat(chunks).toString('utf8');
 }
 
 /** Whatever else is wrong with the body is found by its schema. */
 function withAssets(body: unknown, files: ReadonlyMap<string, Asset>): unknown {
   const used = new Set<string>();
-  const inputs =
-    isPlainObject(body) && Array.isArray(body['inputs'])
-      ? body['inputs'].map((input: unknown) => {
-          if (!isPlainObject(input)) return input;
-          const { file, ...rest } = input;
-          const asset = typeof file === 'string' ? files.get(file) : undefined;
-          if (typeof file !== 'string' || asset === undefined || 'assetId' in rest) return input;
-          used.add(file);
-          return { ...rest, assetId: asset.id };
-        })
-      : undefined;
+  const replaced = replaceFiles(body);
   const unused = [...files.keys()].find((name) => !used.has(name));
   if (unused !== undefined) {
     throw invalid(`No input names the file "${unused}". Give one the field "file": "${unused}".`, unused);
   }
-  return inputs === undefined ? body : { ...Object(body), inputs };
+  return replaced;
+
+  /** In the inputs of a job, and in those of every item of a batch. */
+  function replaceFiles(job: unknown): unknown {
+    if (!isPlainObject(job)) return job;
+    const { inputs, items } = job;
+    return {
+      ...job,
+      ...(Array.isArray(inputs) ? { inputs: inputs.map(replaceFile) } : {}),
+      ...(Array.isArray(items) ? { items: items.map(replaceFiles) } : {}),
+    };
+  }
+
+  function replaceFile(input: unknown): unknown {
+    if (!isPlainObject(input)) return input;
+    const { file, ...rest } = input;
+    const asset = typeof file === 'string' ? files.get(file) : undefined;
+    if (typeof file !== 'string' || asset === undefined || 'assetId' in rest) return input;
+    used.add(file);
+    return { ...rest, assetId: asset.id };
+  }
+}
+
+function tooLarge(field: string): ServiceError {
+  return new ServiceError('payload_too_large', `The field "${field}" is too large.`, { field });
 }
 
 function uploadFailure(kind: StreamFailure, cause: unknown): ServiceError {

@@ -1,6 +1,7 @@
 // The inputs of a job: values and files that are put into its workflow.
-import type { Assets } from '../assets/service.ts';
+import type { Asset, Assets } from '../assets/service.ts';
 import { ServiceError } from '../errors.ts';
+import { parsePublicUrl } from '../support/public-url.ts';
 import { checkJsonValue } from './json-value.ts';
 import type { JobInput, Workflow } from './job.ts';
 import { nodeOf } from './workflow.ts';
@@ -14,9 +15,11 @@ export interface RequestedInput {
   url?: string | undefined;
   /** Name of a file part of the same request; gone once that part is stored. */
   file?: string | undefined;
+  /** A number that is drawn for the job. */
+  random?: true | undefined;
 }
 
-const SOURCES = ['value', 'assetId', 'url', 'file'] as const;
+const SOURCES = ['value', 'assetId', 'url', 'file', 'random'] as const;
 
 /** Checks inputs against the workflow that they are for. Throws `invalid_input` with the field at fault. */
 export function checkInputs(workflow: Workflow, inputs: readonly RequestedInput[]): JobInput[] {
@@ -34,19 +37,38 @@ export function checkInputs(workflow: Workflow, inputs: readonly RequestedInput[
   });
 }
 
-/** Checks that the files that inputs name are stored. Rejects with `invalid_input`. */
-export async function checkAssets(assets: Pick<Assets, 'get'>, inputs: readonly JobInput[]): Promise<void> {
-  for (const [index, { assetId }] of inputs.entries()) {
-    if (assetId === undefined || (await assets.get(assetId)) !== null) continue;
-    throw invalid(
-      `There is no asset ${assetId}. Upload the file first with POST /assets.`,
-      `inputs[${index}].assetId`,
-    );
+/** Checks that the files that inputs name are stored, and sees to it that they stay. The inputs then have their names. Rejects with `invalid_input`. */
+export async function checkAssets(
+  assets: Pick<Assets, 'use'>,
+  inputs: readonly JobInput[],
+): Promise<JobInput[]> {
+  const checked: JobInput[] = [];
+  for (const [index, input] of inputs.entries()) {
+    const { assetId } = input;
+    const asset = assetId === undefined ? null : await assets.use(assetId);
+    if (assetId !== undefined && asset === null) {
+      const detail = `There is no asset ${assetId}. Upload the file first with POST /assets.`;
+      throw invalid(detail, `inputs[${index}].assetId`);
+    }
+    checked.push(withFileName(input, asset));
+  }
+  return checked;
+}
+
+/** Remembers what a file is called for this job. */
+export function withFileName(input: JobInput, asset: Pick<Asset, 'fileName'> | null): JobInput {
+  return asset?.fileName == null ? input : { ...input, fileName: asset.fileName };
+}
+
+/** Checks that URLs may be fetched, as far as that shows without a look-up of their hosts. Throws `invalid_input`. */
+export function checkUrls(inputs: readonly JobInput[], allowedHosts: readonly string[]): void {
+  for (const [index, { url }] of inputs.entries()) {
+    if (url !== undefined) parsePublicUrl(url, { allowedHosts, field: `inputs[${index}].url` });
   }
 }
 
 function checkSource(requested: RequestedInput, at: string): JobInput {
-  const { node, input, value, assetId, url, file } = requested;
+  const { node, input, value, assetId, url, file, random } = requested;
   const given = SOURCES.filter((source) => requested[source] !== undefined);
   if (given.length !== 1) {
     const found = given.length === 0 ? 'it has none' : `it has ${given.join(' and ')}`;
@@ -58,6 +80,7 @@ function checkSource(requested: RequestedInput, at: string): JobInput {
   }
   if (assetId !== undefined) return { node, input, assetId };
   if (url !== undefined) return { node, input, url };
+  if (random !== undefined) return { node, input, random };
   const fault = checkJsonValue(value, `${at}.value`);
   if (fault !== null) throw invalid(fault.detail, fault.field);
   return { node, input, value };

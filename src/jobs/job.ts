@@ -22,7 +22,10 @@ const jobTransitions: Record<JobStatus, readonly JobStatus[]> = {
   expired: [],
 };
 
-export function isFinal(status: JobStatus): boolean {
+/** The statuses that nothing follows. */
+export type FinalStatus = 'succeeded' | 'failed' | 'canceled' | 'expired';
+
+export function isFinal(status: JobStatus): status is FinalStatus {
   return jobTransitions[status].length === 0;
 }
 
@@ -47,6 +50,9 @@ export const jobErrorCodes = [
 ] as const;
 export type JobErrorCode = (typeof jobErrorCodes)[number];
 
+/** The errors that another try on an instance with freed memory may cure: one, and no more. */
+export type RetriedError = Extract<JobErrorCode, 'out_of_memory' | 'output_unavailable'>;
+
 export interface JobError {
   code: JobErrorCode;
   /** What happened and what to do, for a person. */
@@ -56,6 +62,8 @@ export interface JobError {
   exceptionType?: string;
   /** ComfyUI's own findings, node by node, where it refused the workflow. */
   nodeErrors?: Record<string, unknown>;
+  /** With which it would probably run. */
+  requirements?: { minVramGb: number };
 }
 
 /** A snapshot of a running job. Fractions are 0 to 1. */
@@ -79,6 +87,17 @@ export interface JobInput {
   value?: unknown;
   assetId?: string;
   url?: string;
+  /** What the file was called when the job was accepted, or fetched: others may call the same bytes otherwise. */
+  fileName?: string;
+  /** The value was drawn for this job. */
+  random?: true;
+}
+
+/** A number that decides what is random in a job. */
+export interface JobSeed {
+  node: string;
+  input: string;
+  value: number;
 }
 
 /** One node of an API-format workflow. */

@@ -1,9 +1,10 @@
 // The two slots of an instance: opened when it is ready, closed when it can run nothing more.
-import type { Transaction } from 'kysely';
+import { sql, type Transaction } from 'kysely';
 import type { Queues } from '../database/queues.ts';
 import type { Tables } from '../database/tables.ts';
-import { endAttempt } from './attempt.ts';
+import { endAttempt, type AttemptRef } from './attempt.ts';
 import { announceStop } from './events.ts';
+import { handOnSlots, lockSlots } from './slots.ts';
 
 /** One job runs, the next is staged behind it, so that the GPU never waits for us. */
 export const SLOTS_PER_INSTANCE = 2;
@@ -18,9 +19,41 @@ export async function openSlots(trx: Transaction<Tables>, instanceId: string): P
     .execute();
 }
 
+/** What an instance works for: the jobs on its slots, and those whose outputs are still being fetched from it. */
+export const busyJobs = sql<number>`(select count(*) from attempts
+  where attempts.instance_id = instances.id and attempts.ended_at is null)`;
+
 /**
- * Takes the slots of an instance away. Their jobs go back to the queue, unless they were tried `maxAttempts` times or wanted this
- * very instance: those fail with `instance_lost`. `reason` is a sentence for the caller of such a job.
+ * ComfyUI is done with a prompt: writes the times of its execution and gives its slot to the next job, so that this one is staged
+ * while outputs are fetched. False when the attempt has ended, or has come so far before.
+ */
+export async function beginCollecting(
+  trx: Transaction<Tables>,
+  queues: Queues,
+  ref: AttemptRef,
+  { startedAt, executedAt, outputsReused }: { startedAt: Date; executedAt: Date; outputsReused: boolean },
+): Promise<boolean> {
+  await lockSlots(trx, ref.instanceId);
+  const begun = await trx
+    .updateTable('attempts')
+    .set({
+      status: 'collecting',
+      started_at: startedAt,
+      executed_at: executedAt,
+      outputs_reused: outputsReused,
+    })
+    .where('id', '=', ref.attemptId)
+    .where('status', '=', 'submitted')
+    .executeTakeFirst();
+  if (begun.numUpdatedRows !== 1n) return false;
+  await handOnSlots(trx, queues, ref.instanceId);
+  return true;
+}
+
+/**
+ * Takes the slots of an instance away. Jobs that have one, or fetch their outputs, go back to the queue, unless they were lost
+ * `maxAttempts` times or wanted this very instance: those fail with `instance_lost`. `reason` is a sentence for the caller of such
+ * a job.
  */
 export async function closeSlots(
   trx: Transaction<Tables>,
@@ -29,21 +62,23 @@ export async function closeSlots(
   reason: string,
   maxAttempts: number,
 ): Promise<void> {
-  const slots = await trx
-    .selectFrom('slots')
-    .select(['slot', 'job_id'])
-    .where('instance_id', '=', instanceId)
-    .orderBy('slot')
-    .forUpdate()
-    .execute();
+  await lockSlots(trx, instanceId);
   const now = new Date();
-  for (const { slot, job_id: jobId } of slots) {
-    if (jobId === null) continue;
-    const job = await trx.selectFrom('jobs').select('attempt_id').where('id', '=', jobId).executeTakeFirst();
-    if (job === undefined || job.attempt_id === null) continue;
-    const ref = { jobId, attemptId: job.attempt_id, instanceId, slot };
+  for (const { attemptId, jobId, slot } of await openAttempts(trx, instanceId)) {
+    const ref = { jobId, attemptId, instanceId, slot };
     await announceStop(trx, jobId);
     await endAttempt(trx, queues, ref, { kind: 'lost', code: 'instance_lost', reason }, { maxAttempts, now });
   }
   await trx.deleteFrom('slots').where('instance_id', '=', instanceId).execute();
+}
+
+/** Attempts that have not ended, with a slot or without, in the order of their placement. */
+async function openAttempts(trx: Transaction<Tables>, instanceId: string) {
+  return trx
+    .selectFrom('attempts')
+    .select(['id as attemptId', 'job_id as jobId', 'slot'])
+    .where('instance_id', '=', instanceId)
+    .where('ended_at', 'is', null)
+    .orderBy('id')
+    .execute();
 }

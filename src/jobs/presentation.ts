@@ -1,11 +1,13 @@
 // Rows of jobs turned into what the API shows.
 import type { z } from 'zod';
 import type { AttemptRow, JobRow } from '../database/tables.ts';
+import { plainLink, type LinkTo } from '../http/signed-links.ts';
 import type { JobCost } from './cost.ts';
+import type { ComingInstance } from './events.ts';
 import { isFinal } from './job.ts';
 import { outputUrl } from './output.ts';
 import type { jobSchema, jobSummarySchema, outputSchema } from './schemas.ts';
-import type { JobDetails, JobSummaryRow, StoredOutput } from './records.ts';
+import type { ComingColumns, JobDetails, JobSummaryRow, StoredOutput } from './records.ts';
 
 export type JobView = z.output<typeof jobSchema>;
 
@@ -20,6 +22,8 @@ export function presentSummary(job: JobSummaryRow): z.output<typeof jobSummarySc
     attempt: job.attempt,
     priority: job.priority,
     metadata: job.metadata,
+    batchId: job.batch_id,
+    apiKey: job.api_key,
     createdAt: job.created_at.toISOString(),
     startedAt: textOf(job.started_at),
     finishedAt: textOf(job.finished_at),
@@ -27,18 +31,23 @@ export function presentSummary(job: JobSummaryRow): z.output<typeof jobSummarySc
 }
 
 export function presentJob(
-  { job, attempts, outputs }: JobDetails,
+  { job, attempts, outputs, coming }: JobDetails,
   now: Date,
   cost: JobCost | null = null,
+  linkTo: LinkTo = plainLink,
 ): JobView {
   return {
     ...presentSummary(job),
+    comingInstance: presentComing(coming),
     wantedInstanceId: job.wanted_instance_id,
     requirements: job.requirements,
     timeLimitSeconds: job.time_limit_ms / 1000,
     waitLimitSeconds: job.wait_limit_ms / 1000,
+    webhookUrl: job.webhook_url,
     attempts: attempts.map(presentAttempt),
-    outputs: outputs.map((output) => presentOutput(job.id, output)),
+    outputs: outputs.map((output) => presentOutput(job.id, output, linkTo)),
+    outputsReused: attempts.at(-1)?.outputs_reused ?? null,
+    seeds: job.seeds,
     timings: timingsOf(job, attempts.at(-1), now),
     cost,
     urls: {
@@ -49,17 +58,33 @@ export function presentJob(
   };
 }
 
-export function presentOutput(jobId: string, output: StoredOutput): z.output<typeof outputSchema> {
+/** The instance that a queued job waits for; null where none is on its way for it. */
+export function presentComing(coming: ComingColumns | null): ComingInstance | null {
+  if (coming === null || coming.coming_id === null) return null;
+  return {
+    id: coming.coming_id,
+    phase: coming.coming_phase,
+    phaseStartedAt: textOf(coming.coming_since),
+    message: coming.coming_message,
+  };
+}
+
+export function presentOutput(
+  jobId: string,
+  output: StoredOutput,
+  linkTo: LinkTo = plainLink,
+): z.output<typeof outputSchema> {
   return {
     name: output.name,
-    url: outputUrl(jobId, output.name),
+    url: linkTo(outputUrl(jobId, output.name)),
     kind: output.kind,
     nodeId: output.node_id,
     temporary: output.temporary,
     assetId: output.asset_id,
-    contentType: output.content_type ?? 'text/plain',
-    sizeBytes: output.size_bytes ?? Buffer.byteLength(output.text ?? ''),
+    contentType: output.content_type,
+    sizeBytes: output.size_bytes,
     text: output.text,
+    expiredAt: textOf(output.expired_at),
   };
 }
 

@@ -3,9 +3,11 @@ import type { Kysely } from 'kysely';
 import type { Logger } from 'pino';
 import type { PromptEvent } from '../comfyui/session.ts';
 import type { Tables } from '../database/tables.ts';
+import { createThrottle } from '../support/throttle.ts';
 import type { AttemptRef } from './attempt.ts';
-import { announceJob } from './events.ts';
+import { announceJob, logAttempt } from './events.ts';
 import type { JobProgress, Workflow } from './job.ts';
+import { createPreviewWriter, type PreviewLimits } from './preview-writer.ts';
 import { noProgress, progressOf, withEvent } from './progress.ts';
 
 export interface ProgressWriter {
@@ -23,34 +25,23 @@ interface Options {
   before: JobProgress | null;
   /** Between two writes, in milliseconds. */
   intervalMs: number;
+  previews: PreviewLimits;
   log: Logger;
 }
 
-export function createProgressWriter({
-  db,
-  ref,
-  workflow,
-  before,
-  intervalMs,
-  log,
-}: Options): ProgressWriter {
+/** Of an attempt; a workflow of a thousand nodes may have as many to tell. */
+const MAX_WARNINGS = 20;
+
+export function createProgressWriter(options: Options): ProgressWriter {
+  const { db, ref, workflow, log } = options;
   let state = noProgress;
   let phase: JobProgress['phase'] | null = null;
-  let shown = before;
-  let timer: NodeJS.Timeout | null = null;
-  let lastWriteAt = -Infinity;
-  let writing = Promise.resolve();
+  let shown = options.before;
   let stopped = false;
-
-  function schedule(): void {
-    if (stopped || phase === null || timer !== null) return;
-    const waitMs = Math.max(0, lastWriteAt + intervalMs - performance.now());
-    timer = setTimeout(() => {
-      timer = null;
-      lastWriteAt = performance.now();
-      writing = writing.then(show);
-    }, waitMs);
-  }
+  const throttle = createThrottle(options.intervalMs, show);
+  const previews = createPreviewWriter({ db, ref, limits: options.previews, log });
+  const warnings = new Set<string>();
+  let warning = Promise.resolve();
 
   /** A snapshot that does not get written is no loss: the next one replaces it. */
   async function show(): Promise<void> {
@@ -65,23 +56,34 @@ export function createProgressWriter({
     }
   }
 
+  function warn(message: string): void {
+    if (stopped || warnings.has(message) || warnings.size >= MAX_WARNINGS) return;
+    warnings.add(message);
+    warning = warning
+      .then(() => logAttempt(db, ref, message))
+      .catch((error: unknown) => log.debug({ err: error }, 'a warning was not written'));
+  }
+
   return {
     enter(next) {
       if (phase === next) return;
       phase = next;
-      schedule();
+      throttle.ask();
     },
     note(event) {
+      if (event.kind === 'preview') {
+        return previews.offer({ nodeId: event.node, contentType: event.contentType, image: event.image });
+      }
+      if (event.kind === 'warning') return warn(event.message);
       const next = withEvent(state, event);
       if (event.kind === 'started' || event.kind === 'executing') phase = 'executing';
       else if (next === state) return;
       state = next;
-      schedule();
+      throttle.ask();
     },
     async stop() {
       stopped = true;
-      if (timer !== null) clearTimeout(timer);
-      await writing;
+      await Promise.all([throttle.stop(), previews.stop(), warning]);
     },
   };
 }

@@ -3,13 +3,15 @@ import { Readable } from 'node:stream';
 import type { FastifyReply, FastifyRequest } from 'fastify';
 import type { FastifyPluginAsyncZod } from 'fastify-type-provider-zod';
 import { z } from 'zod';
-import { sendAsset } from '../assets/send.ts';
+import { bytesResponse, fileQuerySchema, sendAsset } from '../assets/send.ts';
 import type { Assets } from '../assets/service.ts';
-import { ServiceError } from '../errors.ts';
+import { idempotencyHeadersSchema, markReplay, readIdempotencyKey } from '../http/idempotency.ts';
+import { markWait, preferHeadersSchema, preferredWaitSeconds } from '../http/prefer.ts';
 import { problems } from '../http/problems.ts';
 import { idParamsSchema, pageOf } from '../http/schemas.ts';
+import { plainLink, type SignedLinks } from '../http/signed-links.ts';
 import { systemClock, type Clock } from '../support/clock.ts';
-import { readJobForm } from './form.ts';
+import { formAsBody } from './form.ts';
 import { presentJob, presentSummary } from './presentation.ts';
 import type { JobCost } from './cost.ts';
 import type { JobDetails, StoredOutput } from './records.ts';
@@ -25,6 +27,8 @@ import type { JobService } from './service.ts';
 export interface JobRoutesDeps {
   jobs: JobService;
   assets: Assets;
+  /** Makes the links to outputs; plain ones unless told. */
+  links?: SignedLinks['links'];
   /** What a job has cost until now; nothing is shown without it. */
   costOf?: (jobId: string, now: Date) => Promise<JobCost | null>;
   clock?: Clock;
@@ -35,40 +39,62 @@ export function jobRoutes({
   jobs,
   assets,
   costOf = async () => null,
+  links = async () => plainLink,
   clock = systemClock,
 }: JobRoutesDeps): FastifyPluginAsyncZod {
   const present = async (details: JobDetails) => {
     const now = clock.now();
-    return presentJob(details, now, await costOf(details.job.id, now));
+    // Without an attempt it cannot have cost anything.
+    const cost = details.attempts.length === 0 ? null : await costOf(details.job.id, now);
+    return presentJob(details, now, cost, await links());
   };
   return async (app) => {
-    app.post('/jobs', { schema: createSchema, preValidation: formAsBody(assets) }, async (request, reply) => {
-      const created = await jobs.create({ ...request.body, apiKey: request.apiKey });
+    /** Holds the request open as the caller prefers. False when he said nothing of it. */
+    async function wait(id: string, request: FastifyRequest, reply: FastifyReply): Promise<boolean> {
+      const wanted = preferredWaitSeconds(request.headers.prefer);
+      if (wanted === null) return false;
+      const seconds = Math.min(wanted, jobs.maxWaitSeconds);
+      await jobs.whenEnded(id, seconds * 1000, whileWanted(reply, app.stopping));
+      markWait(reply, seconds);
+      return true;
+    }
+
+    const preValidation = [formAsBody(assets, 'job'), readIdempotencyKey];
+    app.post('/jobs', { schema: createSchema, preValidation }, async (request, reply) => {
+      const { apiKey, idempotencyKey } = request;
+      const created = await jobs.create({ ...request.body, apiKey, idempotencyKey });
+      const { id } = created.job;
+      const details = (await wait(id, request, reply)) ? await jobs.get(id) : created;
+      markReplay(reply, created.replayed);
       return reply
         .code(201)
-        .header('location', `/jobs/${created.job.id}`)
-        .send(presentJob(created, clock.now()));
+        .header('location', `/jobs/${id}`)
+        .send(await present(details));
     });
 
     app.get('/jobs', { schema: listSchema }, async (request) => {
-      const { status, instanceId, limit, cursor } = request.query;
-      const { items, nextCursor } = await jobs.list({ status, instanceId, limit, cursor });
+      const { label: labels, ...query } = request.query;
+      const { items, nextCursor } = await jobs.list({ ...query, labels });
       return { items: items.map(presentSummary), nextCursor };
     });
 
-    app.get('/jobs/:id', { schema: getSchema }, async (request) =>
-      present(await jobs.get(request.params.id)),
-    );
+    app.get('/jobs/:id', { schema: getSchema }, async (request, reply) => {
+      await wait(request.params.id, request, reply);
+      return present(await jobs.get(request.params.id));
+    });
 
     app.post('/jobs/:id/cancel', { schema: cancelSchema }, async (request) =>
       present(await jobs.cancel(request.params.id)),
     );
 
     app.get('/jobs/:id/events', { schema: eventsSchema, exposeHeadRoute: false }, async (request, reply) => {
-      const gone = new AbortController();
-      reply.raw.once('close', () => gone.abort());
-      const signal = AbortSignal.any([gone.signal, app.stopping]);
-      const events = await jobs.events(request.params.id, lastEventId(request), signal);
+      const events = await jobs.events({
+        jobId: request.params.id,
+        afterId: lastEventId(request),
+        previews: request.query.previews,
+        gone: untilGone(reply),
+        stopping: app.stopping,
+      });
       // The answer that makes a browser's EventSource stop asking.
       if (events === null) return reply.code(204).send(null);
       return (
@@ -82,7 +108,8 @@ export function jobRoutes({
       );
     });
 
-    app.get('/jobs/:id/outputs/:name', { schema: outputSchema }, async (request, reply) => {
+    const outputRoute = { schema: outputSchema, config: { signed: true } };
+    app.get('/jobs/:id/outputs/:name', outputRoute, async (request, reply) => {
       const output = await jobs.output(request.params.id, request.params.name);
       const disposition = request.query.download ? 'attachment' : 'inline';
       return sendOutput(request, reply, assets, output, disposition);
@@ -95,8 +122,10 @@ const createSchema = {
   tags: ['jobs'],
   summary: 'Run a workflow',
   description:
-    'Answers at once; the job waits for an instance that fits. As multipart/form-data, the field `job` holds this JSON, and every input with `file` takes the file part of that name.',
+    'Answers at once, unless `Prefer: wait` asks for more; the job waits for an instance that fits. As multipart/form-data, the field `job` holds this JSON, and every input with `file` takes the file part of that name.',
   consumes: ['application/json', 'multipart/form-data'],
+  formField: 'job',
+  headers: preferHeadersSchema.extend(idempotencyHeadersSchema.shape),
   body: jobRequestSchema,
   response: {
     201: jobSchema.describe('Accepted; `Location` is where to look'),
@@ -106,6 +135,9 @@ const createSchema = {
       'invalid_input',
       'instance_not_found',
       'conflict',
+      'webhooks_not_configured',
+      'idempotency_in_flight',
+      'idempotency_key_reused',
       'storage_full',
     ),
   },
@@ -123,6 +155,7 @@ const getSchema = {
   operationId: 'getJob',
   tags: ['jobs'],
   summary: 'One job: status, progress, attempts, results',
+  headers: preferHeadersSchema,
   params: idParamsSchema,
   response: { 200: jobSchema, ...problems('job_not_found') },
 };
@@ -141,9 +174,14 @@ const eventsSchema = {
   operationId: 'followJob',
   tags: ['jobs'],
   summary: 'Follow a job as Server-Sent Events',
-  description:
-    'Events `status`, `progress`, `output` and `log`, each with JSON: first a snapshot, then every change; the stream ends after the final status. After a lost connection send `Last-Event-ID` and nothing is missed but progress.',
+  description: [
+    'Events `status`, `progress`, `output` and `log`, each with JSON: first a snapshot, then every change; the stream ends after the final status. After a lost connection send `Last-Event-ID`, to whatever replica, and nothing is missed but progress.',
+    'With `previews=true` also `preview`: the newest image of the unfinished result, as `{nodeId, contentType, dataBase64}`, when ComfyUI makes any. It is asked to do so when the job reaches it, so set `previews` in the request of the job, or listen before that.',
+  ].join('\n\n'),
   params: idParamsSchema,
+  querystring: z.strictObject({
+    previews: z.stringbool().default(false).describe('Send previews too'),
+  }),
   headers: z.looseObject({
     'last-event-id': z.string().max(100).optional().describe('Id of the last event that was received'),
   }),
@@ -162,26 +200,31 @@ const outputSchema = {
   tags: ['jobs'],
   summary: 'The bytes of one output, whole or a range',
   params: outputParamsSchema,
-  querystring: z.strictObject({
-    download: z.stringbool().default(false).describe('Save it instead of showing it'),
-  }),
+  querystring: fileQuerySchema,
   response: {
     200: bytesResponse('The whole output'),
     206: bytesResponse('The part that the Range header names'),
-    ...problems('job_not_found', 'output_not_found', 'range_not_satisfiable'),
+    ...problems(
+      'job_not_found',
+      'output_not_found',
+      'output_expired',
+      'link_expired',
+      'range_not_satisfiable',
+      'storage_unavailable',
+    ),
   },
 };
 
-function bytesResponse(description: string) {
-  const schema = z.unknown().meta({ type: 'string', format: 'binary' });
-  return { description, content: { 'application/octet-stream': { schema } } };
+/** Aborted when the caller has gone, or when the service stops. */
+function whileWanted(reply: FastifyReply, stopping: AbortSignal): AbortSignal {
+  return AbortSignal.any([untilGone(reply), stopping]);
 }
 
-/** Before the validation, so that a form is checked like JSON. */
-function formAsBody(assets: Assets): (request: FastifyRequest) => Promise<void> {
-  return async (request) => {
-    if (request.isMultipart()) request.body = await readJobForm(request, assets);
-  };
+/** Aborted when the caller has gone. */
+function untilGone(reply: FastifyReply): AbortSignal {
+  const gone = new AbortController();
+  reply.raw.once('close', () => gone.abort());
+  return gone.signal;
 }
 
 /** Null for none, and for one that is not ours: then a snapshot comes first. */
@@ -204,8 +247,7 @@ async function sendOutput(
       .header('x-content-type-options', 'nosniff')
       .send(output.text);
   }
-  const asset = output.asset_id === null ? null : await assets.get(output.asset_id);
-  if (asset === null)
-    throw new ServiceError('output_not_found', 'The file of this output is no longer stored.');
-  return sendAsset(request, reply, assets, asset, { fileName: output.name, disposition });
+  if (output.asset_id === null) throw new Error(`The output ${output.name} is neither a file nor a text.`);
+  const file = { id: output.asset_id, sizeBytes: output.size_bytes, contentType: output.content_type };
+  return sendAsset(request, reply, assets, file, { fileName: output.name, disposition });
 }

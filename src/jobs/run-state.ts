@@ -1,10 +1,14 @@
 // One attempt under way, as the process that runs it sees it: its record, its fence, and whether it should stop.
 import type { Logger } from 'pino';
 import type { AttemptRow } from '../database/tables.ts';
-import type { AttemptRef, CollectedOutput, Verdict } from './attempt.ts';
-import { defaultTiming, type RunDeps, type RunTiming } from './deps.ts';
+import type { AttemptRef } from './attempt.ts';
+import { timingOf, type RunDeps, type RunTiming } from './deps.ts';
 import type { AttemptStatus, JobProgress, JobStatus, Workflow } from './job.ts';
+import { previewLimits } from './preview-writer.ts';
+import { arePreviewsAskedFor } from './previews.ts';
 import { createProgressWriter, type ProgressWriter } from './progress-writer.ts';
+import { storedWorkflow } from './records.ts';
+import type { CollectedFile } from './verdict.ts';
 
 /** What decides the next move; read again before each. */
 export interface RunState {
@@ -15,6 +19,7 @@ export interface RunState {
   attemptStatus: AttemptStatus;
   /** Set means that the prompt may have been submitted. */
   clientId: string | null;
+  createdAt: Date;
   submittedAt: Date | null;
   startedAt: Date | null;
 }
@@ -28,12 +33,18 @@ export interface Run {
   signal: AbortSignal;
   /** As it was accepted, without its inputs. */
   workflow: Workflow;
+  /** ComfyUI is asked to make previews. */
+  previews: boolean;
   state: RunState;
   progress: ProgressWriter;
   /** Files that are stored already, by what ComfyUI calls them: a second try to collect goes on where the first stopped. */
-  collected: Map<string, Pick<CollectedOutput, 'assetId' | 'kind'>>;
+  collected: Map<string, CollectedFile>;
   /** Submits without a usable answer. */
   vainSubmits: number;
+  /** Whether the memory of the instance is to be freed first: the attempt before needed more, or something newer. */
+  freesMemory: boolean;
+  /** ComfyUI neither runs nor ends the prompt, so its instance must take no more. */
+  wedged: boolean;
   touchedAt: number;
 }
 
@@ -45,24 +56,18 @@ export class AttemptTaken extends Error {
   }
 }
 
-/** Why a prompt should stop, and since when. */
-export interface Stop {
-  because: 'canceled' | 'time_limit' | 'wait_limit';
-  since: Date;
-}
-
 const TOUCH_MS = 10_000;
 
 /** Loads the attempt of a message. Null when the attempt is over: the message came late or twice. */
 export async function openRun(deps: RunDeps, ref: AttemptRef, signal: AbortSignal): Promise<Run | null> {
   const state = await loadState(deps, ref);
   if (state === null) return null;
-  const { workflow, progress } = await deps.db
+  const { workflow, progress, attempt, previews } = await deps.db
     .selectFrom('jobs')
-    .select(['workflow', 'progress'])
+    .select([storedWorkflow.as('workflow'), 'progress', 'attempt', arePreviewsAskedFor.as('previews')])
     .where('id', '=', ref.jobId)
     .executeTakeFirstOrThrow();
-  const timing = { ...defaultTiming, ...deps.timing };
+  const timing = timingOf(deps);
   const log = deps.log.child({ jobId: ref.jobId, attemptId: ref.attemptId, instanceId: ref.instanceId });
   const before: JobProgress | null = progress;
   return {
@@ -72,6 +77,7 @@ export async function openRun(deps: RunDeps, ref: AttemptRef, signal: AbortSigna
     log,
     signal,
     workflow,
+    previews,
     state,
     progress: createProgressWriter({
       db: deps.db,
@@ -79,10 +85,13 @@ export async function openRun(deps: RunDeps, ref: AttemptRef, signal: AbortSigna
       workflow,
       before,
       intervalMs: timing.progressMs,
+      previews: previewLimits(deps.config),
       log,
     }),
     collected: new Map(),
     vainSubmits: 0,
+    freesMemory: attempt > 1 && (await followsFailure(deps, ref, attempt)),
+    wedged: false,
     touchedAt: 0,
   };
 }
@@ -122,35 +131,29 @@ export async function updateAttempt(
   return result.numUpdatedRows === 1n;
 }
 
-/** Why the prompt should stop now, from the record and the clock alone; null while it should go on. */
-export function stopOf(state: RunState, now: Date): Stop | null {
-  if (state.jobStatus === 'canceling') return { because: 'canceled', since: state.cancelRequestedAt ?? now };
-  const due = (from: Date, limitMs: number) => new Date(from.getTime() + limitMs);
-  if (state.startedAt !== null) {
-    const since = due(state.startedAt, state.timeLimitMs);
-    return since <= now ? { because: 'time_limit', since } : null;
-  }
-  if (state.submittedAt === null) return null;
-  const since = due(state.submittedAt, state.waitLimitMs);
-  return since <= now ? { because: 'wait_limit', since } : null;
-}
-
-/** What a stopped prompt means for the job. `confirmed` is false when ComfyUI never said that it has stopped. */
-export function verdictOfStop({ because }: Stop, state: RunState, confirmed: boolean): Verdict {
-  const doubt = confirmed ? '' : ' ComfyUI has not confirmed that it stopped.';
-  if (because === 'canceled') return { kind: 'canceled', reason: `It was canceled on request.${doubt}` };
-  const detail =
-    because === 'time_limit'
-      ? `The job ran longer than its limit of ${state.timeLimitMs / 1000} s.`
-      : `ComfyUI did not come to the job within its limit of ${state.waitLimitMs / 1000} s.`;
-  return { kind: 'failed', error: { code: because, detail: detail + doubt } };
+/** Whether the attempt before ended, on this very instance, with an error that freed memory may cure. */
+async function followsFailure({ db }: RunDeps, ref: AttemptRef, attempt: number): Promise<boolean> {
+  const before = await db
+    .selectFrom('attempts')
+    .select('id')
+    .where('job_id', '=', ref.jobId)
+    .where('number', '=', attempt - 1)
+    .where('instance_id', '=', ref.instanceId)
+    .where('retried_for', 'is not', null)
+    .executeTakeFirst();
+  return before !== undefined;
 }
 
 async function loadState({ db }: RunDeps, ref: AttemptRef): Promise<RunState | null> {
   const row = await db
     .selectFrom('jobs')
     .innerJoin('attempts', 'attempts.id', 'jobs.attempt_id')
-    .innerJoin('slots', 'slots.job_id', 'jobs.id')
+    .leftJoin('slots', (join) =>
+      join
+        .onRef('slots.job_id', '=', 'jobs.id')
+        .on('slots.instance_id', '=', ref.instanceId)
+        .on('slots.slot', '=', ref.slot),
+    )
     .select([
       'jobs.status as jobStatus',
       'jobs.cancel_requested_at as cancelRequestedAt',
@@ -158,14 +161,16 @@ async function loadState({ db }: RunDeps, ref: AttemptRef): Promise<RunState | n
       'jobs.wait_limit_ms as waitLimitMs',
       'attempts.status as attemptStatus',
       'attempts.client_id as clientId',
+      'attempts.created_at as createdAt',
       'attempts.submitted_at as submittedAt',
       'attempts.started_at as startedAt',
     ])
     .where('jobs.id', '=', ref.jobId)
     .where('jobs.status', 'in', ['running', 'canceling'])
     .where('attempts.id', '=', ref.attemptId)
-    .where('slots.instance_id', '=', ref.instanceId)
-    .where('slots.slot', '=', ref.slot)
+    .where((where) =>
+      where.or([where('slots.job_id', 'is not', null), where('attempts.status', '=', 'collecting')]),
+    )
     .executeTakeFirst();
   return row ?? null;
 }

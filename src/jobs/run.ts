@@ -1,29 +1,28 @@
 // Running one attempt on one slot: stage, submit, follow, collect. It may be cut off after any line and begun again by anybody.
-import type { HistoryEntry } from '../comfyui/client.ts';
+import type { ComfyClient, HistoryEntry } from '../comfyui/client.ts';
 import { ComfyError } from '../comfyui/errors.ts';
 import type { ComfySession } from '../comfyui/session.ts';
 import type { HandlerContext } from '../database/queues.ts';
 import { messageOf, ServiceError } from '../errors.ts';
+import { checkSoon, suspect } from '../instances/suspicion.ts';
 import { backoffMs } from '../support/backoff.ts';
-import { AttemptEnd, endAttempt, type AttemptRef, type Verdict } from './attempt.ts';
+import { endAttempt, type AttemptRef } from './attempt.ts';
 import { collect } from './collect.ts';
 import type { RunDeps } from './deps.ts';
 import { endUnconfirmed, follow, type Finished } from './follow.ts';
+import { failureOf } from './failure.ts';
 import { watchPrompt } from './hints.ts';
-import {
-  AttemptTaken,
-  openRun,
-  refresh,
-  stopOf,
-  updateAttempt,
-  verdictOfStop,
-  type Run,
-} from './run-state.ts';
+import { beginCollecting } from './placement.ts';
+import { AttemptTaken, openRun, refresh, updateAttempt, type Run } from './run-state.ts';
 import { stageInputs } from './stage.ts';
+import { stopOf, verdictOfStop } from './stop.ts';
 import { claimSubmit, NotSubmitted, settle, submit } from './submit.ts';
+import { AttemptEnd, type Verdict } from './verdict.ts';
 import { createWake } from './wake.ts';
 import { whileOurs } from './while-ours.ts';
 
+/** Told to whoever waits for the job. */
+const SILENT_INSTANCE = 'The instance does not answer at the moment. The attempt goes on when it does.';
 /** Answers in a row that make no sense, after which the attempt is given up. */
 const MAX_ODD_ANSWERS = 5;
 /** How long the courtesies after an end may take. */
@@ -55,6 +54,7 @@ async function findVerdict(run: Run): Promise<Verdict> {
   const wake = createWake();
   let unreachableSince: number | null = null;
   let oddAnswers = 0;
+  let storedFiles = 0;
   for (let failures = 1; ; failures += 1) {
     try {
       await refresh(run);
@@ -68,6 +68,12 @@ async function findVerdict(run: Run): Promise<Verdict> {
       if (error instanceof AttemptEnd) return error.verdict;
       if (error instanceof NotSubmitted) continue;
       if (isOutOfReach(error)) {
+        if (run.collected.size > storedFiles) unreachableSince = null;
+        storedFiles = run.collected.size;
+        if (unreachableSince === null) {
+          run.progress.note({ kind: 'warning', message: SILENT_INSTANCE });
+          await askForCheck(run);
+        }
         unreachableSince ??= Date.now();
         run.log.warn({ err: error, failures }, 'the instance is out of reach; trying again');
         const verdict = giveUp(run, Date.now() - unreachableSince, error);
@@ -92,71 +98,76 @@ async function advance(run: Run, session: ComfySession, reached: () => void): Pr
   try {
     if (claimed) await submit(run, session, workflow);
     else if (run.state.attemptStatus === 'staging') await settle(run, session.client);
-    reached();
-    const finished = await follow(run, session, hints);
-    reached();
+    // One that answers but never sends a file whole is as good as out of reach.
+    const finished = await follow(run, session, hints, () => {
+      if (run.state.attemptStatus !== 'collecting') reached();
+    });
     return await judge(run, session, finished);
   } finally {
     hints.stop();
   }
 }
 
-async function stage(run: Run, session: ComfySession) {
+async function stage(run: Run, { client }: ComfySession) {
   run.progress.enter('staging');
-  return whileOurs(run, { evenIfCanceled: false }, (signal) => stageInputs(run, session.client, signal));
+  return whileOurs(run, async (signal) => {
+    const workflow = await stageInputs(run, client, signal);
+    if (run.freesMemory) await freeMemory(run, client, signal);
+    return workflow;
+  });
 }
 
-/** What the history says of the end. A prompt that was told to stop and succeeded all the same did succeed. */
+/** It takes effect after the prompt that runs now, which is before ours. */
+async function freeMemory(run: Run, client: ComfyClient, signal: AbortSignal): Promise<void> {
+  try {
+    await client.freeMemory(signal);
+  } catch (error) {
+    if (!(error instanceof ComfyError) || isOutOfReach(error)) throw error;
+    run.log.warn({ err: error }, 'ComfyUI does not free its memory');
+  }
+}
+
+/** What the history says of the end. A prompt that passed its limit and succeeded all the same did succeed. */
 async function judge(run: Run, session: ComfySession, { entry, stop }: Finished): Promise<Verdict> {
-  await noteTimes(run, entry);
-  if (entry.outcome === 'succeeded') {
+  const times = timesOf(run, entry);
+  if (entry.outcome === 'succeeded' && stop?.because !== 'canceled') {
     run.progress.enter('collecting');
-    await updateAttempt(run, { status: 'collecting' }, { status: 'submitted' });
-    const outputs = await whileOurs(run, { evenIfCanceled: true }, (signal) =>
-      collect(run, session.client, entry, signal),
-    );
+    const made = { ...times, outputsReused: entry.outputsReused };
+    await run.deps.db.transaction().execute((trx) => beginCollecting(trx, run.deps.queues, run.ref, made));
+    await refresh(run);
+    const outputs = await whileOurs(run, (signal) => collect(run, session.client, entry, signal));
     return { kind: 'succeeded', outputs };
   }
+  await updateAttempt(
+    run,
+    { started_at: times.startedAt, executed_at: times.executedAt },
+    { status: 'submitted' },
+  );
   // A node may turn the interruption into an error of its own.
   if (stop !== null) return verdictOfStop(stop, run.state, true);
-  if (entry.outcome === 'failed') return failureOf(entry);
+  if (entry.outcome === 'failed') return failureOf(entry, await vramOf(run));
   const reason = 'Somebody else interrupted the workflow on the instance.';
   return { kind: 'lost', code: 'prompt_lost', reason };
 }
 
 /** By our clock, with the duration by ComfyUI's: the clocks of rented machines are wrong at times. */
-async function noteTimes(run: Run, entry: HistoryEntry): Promise<void> {
+function timesOf(run: Run, entry: HistoryEntry): { startedAt: Date; executedAt: Date } {
   const now = run.deps.clock.now();
   const { startedAt, submittedAt } = run.state;
   const durationMs = (entry.endedAt?.getTime() ?? 0) - (entry.startedAt?.getTime() ?? 0);
   const begun = Math.max(now.getTime() - Math.max(0, durationMs), submittedAt?.getTime() ?? 0);
-  const started = startedAt ?? new Date(Math.min(begun, now.getTime()));
-  await updateAttempt(run, { started_at: started, executed_at: now }, { status: 'submitted' });
-  await refresh(run);
+  // It may have run for a while when that was first seen.
+  const seen = startedAt ?? now;
+  return { startedAt: new Date(Math.min(seen.getTime(), begun)), executedAt: now };
 }
 
-function failureOf(entry: HistoryEntry): Verdict {
-  const {
-    nodeId = null,
-    nodeType = null,
-    exceptionType = null,
-    message = '',
-    outOfMemory = false,
-  } = entry.error ?? {};
-  const where = nodeId === null ? 'A node' : `Node ${nodeId}${nodeType === null ? '' : ` (${nodeType})`}`;
-  const detail = outOfMemory
-    ? `${where} ran out of memory. Ask for more with requirements.minVramGb, or make the work smaller. ${message}`
-    : `${where} failed: ${message || 'ComfyUI does not say why.'}`;
-  return {
-    kind: 'failed',
-    error: {
-      code: outOfMemory ? 'out_of_memory' : 'node_error',
-      detail: detail.trim(),
-      ...(nodeId === null ? {} : { nodeId }),
-      ...(nodeType === null ? {} : { nodeType }),
-      ...(exceptionType === null ? {} : { exceptionType }),
-    },
-  };
+async function vramOf({ deps, ref }: Run): Promise<number | null> {
+  const instance = await deps.db
+    .selectFrom('instances')
+    .select('vram_gb')
+    .where('id', '=', ref.instanceId)
+    .executeTakeFirst();
+  return instance?.vram_gb ?? null;
 }
 
 async function connect({ deps, ref }: Run): Promise<ComfySession> {
@@ -171,7 +182,12 @@ function isOutOfReach(error: unknown): boolean {
   return error instanceof ComfyError && (error.kind === 'unavailable' || error.kind === 'unauthorized');
 }
 
-/** Whoever looks after the instance ends it, and with it the attempt. This is for those that nobody ends, and for jobs that should stop. */
+/** The instance is looked at now rather than at its next check: until it answers, it takes no more jobs. */
+async function askForCheck({ deps, ref }: Run): Promise<void> {
+  await deps.db.transaction().execute((trx) => checkSoon(trx, deps.queues, ref.instanceId));
+}
+
+/** Whoever looks after a rented machine ends it, and with it the attempt. This is for what nobody ends, and for jobs that should stop. */
 function giveUp(run: Run, unreachableMs: number, error: unknown): Verdict | null {
   try {
     endUnconfirmed(run, stopOf(run.state, run.deps.clock.now()));
@@ -191,14 +207,18 @@ function unexpected(error: Error): Verdict {
 
 async function conclude(run: Run, verdict: Verdict): Promise<void> {
   const { db, queues, config, clock } = run.deps;
-  const written = await db.transaction().execute((trx) => {
+  const written = await db.transaction().execute(async (trx) => {
     const options = { maxAttempts: config.JOB_MAX_ATTEMPTS, now: clock.now() };
+    // In one transaction, so that no dispatch in between gives the instance another job.
+    if (run.wedged) await suspect(trx, queues, run.ref.instanceId, run.ref.attemptId);
     return endAttempt(trx, queues, run.ref, verdict, options);
   });
   if (!written) throw new AttemptTaken();
   run.log.info({ verdict: verdict.kind }, 'the attempt ended');
+  // A prompt that is stuck stays where it is: by that the check knows when ComfyUI works again.
+  if (run.wedged) return;
   await courtesy(run, async ({ client }, signal) => {
-    // It may still lie in the queue of a ComfyUI that has stood still.
+    // It may still lie in the queue of a ComfyUI that was out of reach.
     if (verdict.kind === 'lost') await client.cancel(run.ref.attemptId, signal);
     await client.forget(run.ref.attemptId, signal);
   });

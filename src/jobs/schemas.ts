@@ -1,7 +1,9 @@
 // Jobs as the API takes and shows them.
 import { z } from 'zod';
 import { assetIdSchema } from '../assets/asset.ts';
+import { apiKeyNamePattern } from '../config.ts';
 import { pageQuerySchema, time } from '../http/schemas.ts';
+import { instancePhases } from '../instances/instance.ts';
 import { requirementsSchema } from '../instances/requirements.ts';
 import { jobCostSchema } from './cost.ts';
 import { attemptStatuses, jobErrorCodes, jobStatuses, outputKinds } from './job.ts';
@@ -9,7 +11,7 @@ import { attemptStatuses, jobErrorCodes, jobStatuses, outputKinds } from './job.
 const milliseconds = (description: string) => z.int().nullable().describe(description);
 
 /** Runs as it stands on any ComfyUI: it needs no model. */
-const exampleWorkflow = {
+export const exampleWorkflow = {
   '1': {
     class_type: 'EmptyImage',
     inputs: { width: 64, height: 48, batch_size: 1, color: 3_368_652 },
@@ -34,15 +36,28 @@ const inputSchema = z
       .max(200)
       .optional()
       .describe('Name of a file part of this very request, which is then multipart/form-data'),
+    random: z
+      .literal(true)
+      .optional()
+      .describe(
+        'A number, such as a seed, that is drawn for the job, kept for all its attempts and shown in `seeds`',
+      ),
   })
   .meta({
     id: 'WorkflowInput',
-    description: 'What goes into one input of one node: exactly one of value, assetId, url and file',
+    description: 'What goes into one input of one node: exactly one of value, assetId, url, file and random',
   });
+
+const webhookUrlSchema = z.url({ protocol: /^https?$/ }).max(2000);
+
+/** Entries of the metadata of one job. */
+export const MAX_LABELS = 32;
 
 const metadataSchema = z
   .record(z.string().min(1).max(64), z.string().max(512))
-  .refine((metadata) => Object.keys(metadata).length <= 32, { message: 'at most 32 entries' })
+  .refine((metadata) => Object.keys(metadata).length <= MAX_LABELS, {
+    message: `at most ${MAX_LABELS} entries`,
+  })
   .refine(
     (metadata) => Object.entries(metadata).every(([key, value]) => storableText(key) && storableText(value)),
     {
@@ -78,19 +93,30 @@ export const jobRequestSchema = z
       .max(100)
       .default(0)
       .describe('Higher runs earlier; a point is worth a minute of waiting'),
-    metadata: metadataSchema.default({}).describe('Labels of your own, at most 32'),
+    metadata: metadataSchema.default({}).describe(`Labels of your own, at most ${MAX_LABELS}`),
     timeLimitSeconds: z
       .number()
       .positive()
       .max(604_800)
       .optional()
-      .describe('How long it may run; the service has a default'),
+      .describe(
+        'How long it may take to be staged and to run, its wait in line on the instance not counted; the service has a default',
+      ),
     waitLimitSeconds: z
       .number()
       .positive()
       .max(2_592_000)
       .optional()
       .describe('How long it may wait for an instance; the service has a default'),
+    previews: z
+      .boolean()
+      .default(false)
+      .describe('Have ComfyUI make previews, for those who follow the job with `previews=true`'),
+    webhookUrl: webhookUrlSchema
+      .optional()
+      .describe(
+        'Where its end is announced, see the webhooks of this document; an http or https URL on the public internet',
+      ),
   })
   .meta({
     id: 'JobRequest',
@@ -107,6 +133,19 @@ export const jobRequestSchema = z
   });
 export type JobRequestBody = z.output<typeof jobRequestSchema>;
 
+const labelSchema = z
+  .string()
+  .max(600)
+  .refine(storableText, { message: 'it holds a character that cannot be stored' })
+  .refine((text) => text.indexOf(':') > 0, { message: 'it must be name:value, such as project:demo' });
+
+const instant = (description: string) =>
+  z.iso
+    .datetime({ offset: true })
+    .transform((text) => new Date(text))
+    .optional()
+    .describe(`${description}, in ISO 8601`);
+
 export const jobQuerySchema = pageQuerySchema.extend({
   cursor: z.uuid().optional().describe('`nextCursor` of the page before; absent for the first page'),
   status: z
@@ -115,6 +154,21 @@ export const jobQuerySchema = pageQuerySchema.extend({
     .transform((status) => (status === undefined ? [] : [status].flat()))
     .describe('Only jobs with this status; may be repeated'),
   instanceId: z.uuid().optional().describe('Only jobs whose current or last instance is this one'),
+  batchId: z.uuid().optional().describe('Only jobs of this batch'),
+  label: z
+    .union([labelSchema, z.array(labelSchema).max(MAX_LABELS)])
+    .optional()
+    .transform((label) => (label === undefined ? [] : [label].flat().map(labelOf)))
+    .describe(
+      'Only jobs whose metadata has this, as `name:value`, such as `project:demo`; the name ends at the first colon. May be repeated; then a job must have all of them',
+    ),
+  apiKey: z
+    .string()
+    .regex(apiKeyNamePattern)
+    .optional()
+    .describe('Only jobs that came with the API key of this name'),
+  createdAfter: instant('Only jobs that were accepted after this time'),
+  createdBefore: instant('Only jobs that were accepted before this time'),
 });
 
 export const outputParamsSchema = z.strictObject({ id: z.uuid(), name: z.string().min(1).max(500) });
@@ -130,6 +184,10 @@ const errorSchema = z
       .record(z.string(), z.unknown())
       .optional()
       .describe("ComfyUI's findings, node by node, where it refused the workflow"),
+    requirements: z
+      .object({ minVramGb: z.number() })
+      .optional()
+      .describe('With which it would probably run, where the memory of the GPU did not suffice'),
   })
   .meta({ id: 'JobError', description: 'Why a job failed or expired' });
 
@@ -168,7 +226,11 @@ const attemptSchema = z
 export const outputSchema = z
   .object({
     name: z.string().describe('Unique within the job'),
-    url: z.string().describe('Where it is, below the address of this service'),
+    url: z
+      .string()
+      .describe(
+        'Where it is, below the address of this service. Where API keys are needed it opens without one for a while, in a browser too; look the job up again for a new one',
+      ),
     kind: z.enum(outputKinds),
     nodeId: z.string(),
     temporary: z.boolean().describe('A preview rather than a result'),
@@ -176,8 +238,24 @@ export const outputSchema = z
     contentType: z.string(),
     sizeBytes: z.int(),
     text: z.string().nullable().describe('The text itself, where the output is one'),
+    expiredAt: time(
+      'When it was removed because results are not kept longer; null while it is there',
+    ).nullable(),
   })
   .meta({ id: 'JobOutput', description: 'What one node of a finished job produced' });
+
+const seedSchema = z
+  .object({ node: z.string(), input: z.string(), value: z.number() })
+  .meta({ id: 'JobSeed', description: 'A number that decides what is random in a job' });
+
+const comingInstanceSchema = z
+  .object({
+    id: z.uuid(),
+    phase: z.enum(instancePhases).nullable(),
+    phaseStartedAt: time('When the phase began').nullable(),
+    message: z.string().nullable().describe('What the phase is at, for a person'),
+  })
+  .meta({ id: 'ComingInstance', description: 'The instance on its way that a queued job waits for' });
 
 const summaryFields = {
   id: z.uuid(),
@@ -189,6 +267,8 @@ const summaryFields = {
   attempt: z.int().describe('Number of the current or last attempt; 0 before the first'),
   priority: z.int(),
   metadata: z.record(z.string(), z.string()),
+  batchId: z.uuid().nullable().describe('The batch that it belongs to'),
+  apiKey: z.string().nullable().describe('Name of the API key that it came with'),
   createdAt: time('When it was accepted'),
   startedAt: time('When its current or last attempt was placed').nullable(),
   finishedAt: time('When it reached its final status').nullable(),
@@ -199,12 +279,23 @@ export const jobSummarySchema = z.object(summaryFields).meta({ id: 'JobSummary' 
 export const jobSchema = z
   .object({
     ...summaryFields,
+    comingInstance: comingInstanceSchema
+      .nullable()
+      .describe('The instance that it waits for, where that is on its way'),
     wantedInstanceId: z.uuid().nullable(),
     requirements: requirementsSchema.nullable(),
     timeLimitSeconds: z.number(),
     waitLimitSeconds: z.number(),
+    webhookUrl: z.string().nullable().describe('Where its end is announced'),
     attempts: z.array(attemptSchema),
     outputs: z.array(outputSchema),
+    outputsReused: z
+      .boolean()
+      .nullable()
+      .describe(
+        'ComfyUI made nothing anew: it had all results from an earlier run, and at most saved them again. Null until it is done',
+      ),
+    seeds: z.array(seedSchema).describe('The seeds of the workflow as it was run, where they are not linked'),
     timings: z
       .object({
         waitingMs: milliseconds('From acceptance to the placement of the current or last attempt'),
@@ -218,6 +309,11 @@ export const jobSchema = z
     urls: z.object({ self: z.string(), events: z.string(), cancel: z.string() }),
   })
   .meta({ id: 'Job', description: 'One execution of one workflow' });
+
+function labelOf(text: string): { name: string; value: string } {
+  const end = text.indexOf(':');
+  return { name: text.slice(0, end), value: text.slice(end + 1) };
+}
 
 function storableText(text: string): boolean {
   return text.isWellFormed() && !text.includes('\0');

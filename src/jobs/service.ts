@@ -1,12 +1,18 @@
 // Jobs as the routes use them: every request writes its intention and a wake-up in one transaction.
 import type { Transaction } from 'kysely';
 import { v7 as uuid } from 'uuid';
+import type { Assets } from '../assets/service.ts';
+import { makeOnce, type IdempotencyKey } from '../database/once.ts';
 import type { Tables } from '../database/tables.ts';
 import { ServiceError } from '../errors.ts';
+import type { SignedLinks } from '../http/signed-links.ts';
 import type { JobDeps } from './deps.ts';
-import { announceStop, appendEvent } from './events.ts';
-import { checkAssets, checkInputs } from './inputs.ts';
-import { jobStatusesBefore, type JobInput, type JobStatus, type Workflow } from './job.ts';
+import { createWhenEnded, type WhenEnded } from './ended.ts';
+import { endJobs } from './ending.ts';
+import { announceStop, appendEvent, appendEvents } from './events.ts';
+import { checkAssets, checkInputs, checkUrls } from './inputs.ts';
+import { jobStatusesBefore, type JobInput, type JobSeed, type JobStatus, type Workflow } from './job.ts';
+import type { KnownNodes } from './known-nodes.ts';
 import {
   findEventState,
   findJob,
@@ -14,79 +20,133 @@ import {
   jobNotFound,
   listJobs,
   type JobDetails,
+  type JobPage,
   type JobQuery,
-  type JobSummaryRow,
   type StoredOutput,
 } from './records.ts';
 import type { JobRequestBody } from './schemas.ts';
+import { drawSeeds, seedsOf } from './seeds.ts';
 import { workflowShape } from './shape.ts';
-import { streamEvents } from './stream.ts';
+import { createStreams, type StreamRequest } from './stream.ts';
 import { applyInputs, checkWorkflow } from './workflow.ts';
+import { checkWebhookUrl } from '../webhooks/target.ts';
 
 export interface JobRequest extends JobRequestBody {
   /** Name of the caller's API key. */
   apiKey: string | null;
+  /** Under which the request may be repeated. */
+  idempotencyKey?: IdempotencyKey | null;
+}
+
+export interface CreatedJob extends JobDetails {
+  /** An earlier request with the same key made it. */
+  replayed: boolean;
 }
 
 export interface JobService {
-  /** Checks a request and accepts it. Rejects with `workflow_format_ui`, `invalid_workflow`, `invalid_input`, `instance_not_found` or `conflict`. */
-  create(request: JobRequest): Promise<JobDetails>;
+  /** The longest time that a request is held open for the end of a job. */
+  readonly maxWaitSeconds: number;
+  /**
+   * Checks a request and accepts it. Rejects with `workflow_format_ui`, `invalid_workflow`, `invalid_input`, `instance_not_found` or
+   * `conflict`, and for its key with `idempotency_key_reused` or `idempotency_in_flight`.
+   */
+  create(request: JobRequest): Promise<CreatedJob>;
   /** Rejects with `job_not_found`, as do the others. */
   get(id: string): Promise<JobDetails>;
   /** Newest first. */
-  list(query: JobQuery): Promise<{ items: JobSummaryRow[]; nextCursor: string | null }>;
+  list(query: JobQuery): Promise<JobPage>;
+  /** Rejects for nothing but a database out of reach: a job that is not there is over at once. */
+  whenEnded: WhenEnded;
   /** Asks for the end of a job. A queued one ends at once, a running one when ComfyUI has stopped it; an ended one stays as it is. */
   cancel(id: string): Promise<JobDetails>;
   /** Rejects with `output_not_found` where the job has no such output. */
   output(id: string, name: string): Promise<StoredOutput>;
   /**
-   * What happens to a job, as Server-Sent Events, until its final status or the signal; after the event `afterId`, or from a
+   * What happens to a job, as Server-Sent Events, until its final status or a signal; after the event `afterId`, or from a
    * snapshot on. Null when the job has ended and the caller has seen all of it.
    */
-  events(id: string, afterId: number | null, signal: AbortSignal): Promise<AsyncIterable<string> | null>;
+  events(request: StreamRequest): Promise<AsyncIterable<string> | null>;
 }
 
-type Deps = Pick<JobDeps, 'db' | 'queues' | 'notifications' | 'assets' | 'config' | 'clock'>;
+export interface JobServiceDeps extends Pick<
+  JobDeps,
+  'db' | 'queues' | 'notifications' | 'assets' | 'config' | 'clock'
+> {
+  nodes: KnownNodes;
+  /** Makes the links to outputs in events; plain ones unless told. */
+  links?: SignedLinks['links'];
+}
 
-export function createJobs(deps: Deps): JobService {
+export function createJobs(deps: JobServiceDeps): JobService {
+  const streams = createStreams(deps);
   return {
+    maxWaitSeconds: deps.config.PREFER_WAIT_MAX_SECONDS,
     create: (request) => createJob(deps, request),
     get: (id) => findJob(deps.db, id),
     list: (query) => listJobs(deps.db, query),
+    whenEnded: createWhenEnded(deps),
     async cancel(id) {
       await deps.db.transaction().execute((trx) => cancelJob(deps, trx, id));
       return findJob(deps.db, id);
     },
     output: (id, name) => findOutput(deps.db, id, name),
-    async events(id, afterId, signal) {
-      const { lastEventId, ended } = await findEventState(deps.db, id);
-      if (ended && afterId !== null && afterId >= lastEventId) return null;
-      return streamEvents({ db: deps.db, notifications: deps.notifications, jobId: id, afterId, signal });
+    async events(request) {
+      const { lastEventId, ended } = await findEventState(deps.db, request.jobId);
+      if (ended && request.afterId !== null && request.afterId >= lastEventId) return null;
+      return streams.open(request);
     },
   };
 }
 
-async function createJob(deps: Deps, request: JobRequest): Promise<JobDetails> {
-  const { config } = deps;
-  const workflow = checkWorkflow(request.workflow, config.WORKFLOW_MAX_NODES);
-  const inputs = checkInputs(workflow, request.inputs);
-  // A value may be a link; it must not lead nowhere or close a circle.
-  checkWorkflow(applyInputs(workflow, inputs.flatMap(plainValue)), config.WORKFLOW_MAX_NODES);
-  await checkAssets(deps.assets, inputs);
-  const id = uuid();
-  await deps.db.transaction().execute(async (trx) => {
-    if (request.instanceId !== undefined) await checkInstance(trx, request.instanceId);
-    await insertJob(deps, trx, id, request, workflow, inputs);
-    await deps.queues.send(trx, 'dispatch', {});
+async function createJob(deps: JobServiceDeps, request: JobRequest): Promise<CreatedJob> {
+  const { db, clock, config } = deps;
+  const once = {
+    db,
+    clock,
+    key: request.idempotencyKey ?? null,
+    keepMs: config.IDEMPOTENCY_HOURS * 3_600_000,
+  };
+  const { id, replayed } = await makeOnce(once, {
+    async check() {
+      const workflow = checkWorkflow(request.workflow, config.WORKFLOW_MAX_NODES);
+      return { workflow, inputs: await checkJob(deps, workflow, request) };
+    },
+    async write(trx, { workflow, inputs }) {
+      const seeds = seedsOf(workflow, inputs);
+      const job = { id: uuid(), request, inputs, seeds, workflow: JSON.stringify(workflow), batchId: null };
+      if (request.instanceId !== undefined) await checkInstance(trx, request.instanceId);
+      await insertJobs(deps, trx, [job], workflowShape(workflow));
+      return job.id;
+    },
   });
-  return findJob(deps.db, id);
+  return { ...(await findJob(db, id)), replayed };
+}
+
+/** Checks what a job puts into a checked workflow. Rejects with `invalid_workflow` or `invalid_input`. */
+export async function checkJob(
+  { assets, config, nodes }: Pick<JobServiceDeps, 'config' | 'nodes'> & { assets: Pick<Assets, 'use'> },
+  workflow: Workflow,
+  request: Pick<JobRequestBody, 'inputs' | 'requirements' | 'instanceId'>,
+): Promise<JobInput[]> {
+  const inputs = checkInputs(workflow, request.inputs);
+  checkUrls(inputs, config.INPUT_URL_ALLOWED_HOSTS);
+  const values = inputs.flatMap(plainValue);
+  // A value may be a link; it must not lead nowhere or close a circle.
+  if (values.some(({ value }) => Array.isArray(value))) {
+    checkWorkflow(applyInputs(workflow, values), config.WORKFLOW_MAX_NODES);
+  }
+  const places = await nodes.placesFor(request);
+  const drawn = drawSeeds(workflow, await checkAssets(assets, inputs), places);
+  await places.check(workflow, drawn);
+  return drawn;
 }
 
 function plainValue({ node, input, value }: JobInput): { node: string; input: string; value: unknown }[] {
   return value === undefined ? [] : [{ node, input, value }];
 }
 
-async function checkInstance(trx: Transaction<Tables>, instanceId: string): Promise<void> {
+/** Refuses an instance that takes no more jobs. */
+export async function checkInstance(trx: Transaction<Tables>, instanceId: string): Promise<void> {
   const instance = await trx
     .selectFrom('instances')
     .select('status')
@@ -104,41 +164,61 @@ async function checkInstance(trx: Transaction<Tables>, instanceId: string): Prom
   }
 }
 
-async function insertJob(
-  { config, clock }: Deps,
-  trx: Transaction<Tables>,
-  id: string,
-  request: JobRequest,
-  workflow: Workflow,
-  inputs: JobInput[],
-): Promise<void> {
-  const now = clock.now();
-  await trx
-    .insertInto('jobs')
-    .values({
-      id,
-      status: 'queued',
-      workflow: JSON.stringify(workflow),
-      inputs: JSON.stringify(inputs),
-      requirements: request.requirements === undefined ? null : JSON.stringify(request.requirements),
-      wanted_instance_id: request.instanceId ?? null,
-      priority: request.priority,
-      metadata: JSON.stringify(request.metadata),
-      time_limit_ms: Math.ceil((request.timeLimitSeconds ?? config.JOB_TIME_LIMIT_SECONDS) * 1000),
-      wait_limit_ms: Math.ceil((request.waitLimitSeconds ?? config.JOB_WAIT_LIMIT_SECONDS) * 1000),
-      workflow_shape: workflowShape(workflow),
-      api_key: request.apiKey,
-      created_at: now,
-      queued_at: now,
-    })
-    .execute();
-  await appendEvent(trx, id, {
-    type: 'status',
-    data: { status: 'queued', waitingFor: null, instanceId: null, attempt: 0, error: null },
-  });
+export interface NewJob {
+  id: string;
+  request: JobRequest;
+  inputs: JobInput[];
+  seeds: JobSeed[];
+  /** As JSON; null for a job of a batch, which holds it. */
+  workflow: string | null;
+  batchId: string | null;
 }
 
-async function cancelJob({ clock }: Deps, trx: Transaction<Tables>, id: string): Promise<void> {
+/** Writes queued jobs of one workflow, and the wake-up of what places them. */
+export async function insertJobs(
+  { queues, config, clock }: JobServiceDeps,
+  trx: Transaction<Tables>,
+  jobs: NewJob[],
+  shape: string,
+): Promise<void> {
+  const now = clock.now();
+  const rows = jobs.map(({ id, request, inputs, seeds, workflow, batchId }) => ({
+    id,
+    status: 'queued' as const,
+    workflow,
+    batch_id: batchId,
+    inputs: JSON.stringify(inputs),
+    seeds: JSON.stringify(seeds),
+    requirements: request.requirements === undefined ? null : JSON.stringify(request.requirements),
+    wanted_instance_id: request.instanceId ?? null,
+    priority: request.priority,
+    previews: request.previews,
+    metadata: JSON.stringify(request.metadata),
+    time_limit_ms: Math.ceil((request.timeLimitSeconds ?? config.JOB_TIME_LIMIT_SECONDS) * 1000),
+    wait_limit_ms: Math.ceil((request.waitLimitSeconds ?? config.JOB_WAIT_LIMIT_SECONDS) * 1000),
+    workflow_shape: shape,
+    api_key: request.apiKey,
+    webhook_url: checkWebhookUrl(request.webhookUrl, config),
+    created_at: now,
+    queued_at: now,
+  }));
+  await trx.insertInto('jobs').values(rows).execute();
+  await appendEvents(
+    trx,
+    jobs.map(({ id }) => id),
+    {
+      type: 'status',
+      data: { status: 'queued', waitingFor: null, instanceId: null, attempt: 0, error: null },
+    },
+  );
+  await queues.send(trx, 'dispatch', {});
+}
+
+export async function cancelJob(
+  { queues, clock }: Pick<JobServiceDeps, 'queues' | 'clock'>,
+  trx: Transaction<Tables>,
+  id: string,
+): Promise<void> {
   const job = await trx
     .selectFrom('jobs')
     .select(['status', 'attempt', 'instance_id'])
@@ -151,18 +231,17 @@ async function cancelJob({ clock }: Deps, trx: Transaction<Tables>, id: string):
   const now = clock.now();
   await trx
     .updateTable('jobs')
-    .set({
-      status: to,
-      cancel_requested_at: now,
-      waiting_for: null,
-      ...(to === 'canceled' ? { finished_at: now } : {}),
-    })
+    .set({ cancel_requested_at: now, ...(to === 'canceling' ? { status: to } : {}) })
     .where('id', '=', id)
     .execute();
-  if (to === 'canceling') await announceStop(trx, id);
-  const instanceId = to === 'canceling' ? job.instance_id : null;
+  if (to === 'canceled') {
+    await endJobs(trx, queues, [id], { status: to, error: null, instanceId: null, now });
+    return;
+  }
+  await announceStop(trx, id);
+  const { attempt, instance_id: instanceId } = job;
   await appendEvent(trx, id, {
     type: 'status',
-    data: { status: to, waitingFor: null, instanceId, attempt: job.attempt, error: null },
+    data: { status: to, waitingFor: null, instanceId, attempt, error: null },
   });
 }

@@ -7,7 +7,8 @@ import { ComfyError } from '../comfyui/errors.ts';
 import { messageOf, ServiceError } from '../errors.ts';
 import { backoffMs } from '../support/backoff.ts';
 import { sleep } from '../support/sleep.ts';
-import { AttemptEnd } from './attempt.ts';
+import { AttemptEnd } from './verdict.ts';
+import { withFileName } from './inputs.ts';
 import type { JobErrorCode, JobInput, Workflow } from './job.ts';
 import { AttemptTaken, type Run } from './run-state.ts';
 import { applyInputs, withOutputPrefix } from './workflow.ts';
@@ -19,13 +20,14 @@ export async function stageInputs(run: Run, client: ComfyClient, signal: AbortSi
   const inputs = await fetchInputs(run, signal);
   const names = new Map<string, string>();
   const values: { node: string; input: string; value: unknown }[] = [];
-  for (const { node, input, assetId, value } of inputs) {
+  for (const { node, input, assetId, fileName, value } of inputs) {
     if (assetId === undefined) {
       values.push({ node, input, value });
       continue;
     }
-    const name = names.get(assetId) ?? (await uploadAsset(run, client, assetId, signal));
-    names.set(assetId, name);
+    const key = JSON.stringify([assetId, fileName]);
+    const name = names.get(key) ?? (await uploadAsset(run, client, { assetId, fileName }, signal));
+    names.set(key, name);
     values.push({ node, input, value: name });
   }
   return withOutputPrefix(applyInputs(run.workflow, values), run.ref.attemptId);
@@ -41,7 +43,7 @@ async function fetchInputs(run: Run, signal: AbortSignal): Promise<JobInput[]> {
   for (const [index, input] of inputs.entries()) {
     if (input.url === undefined || input.assetId !== undefined) continue;
     const asset = await fetchInput(run, input.url, `inputs[${index}].url`, signal);
-    inputs[index] = { ...input, assetId: asset.id };
+    inputs[index] = withFileName({ ...input, assetId: asset.id }, asset);
     await rememberInputs(run, inputs);
   }
   return inputs;
@@ -76,7 +78,7 @@ async function rememberInputs({ deps, ref }: Run, inputs: JobInput[]): Promise<v
 async function uploadAsset(
   run: Run,
   client: ComfyClient,
-  assetId: string,
+  { assetId, fileName }: { assetId: string; fileName: string | undefined },
   signal: AbortSignal,
 ): Promise<string> {
   const asset = await run.deps.assets.get(assetId);
@@ -89,7 +91,12 @@ async function uploadAsset(
   });
   try {
     const { contentType, sizeBytes } = asset;
-    const file = { name: uploadName(asset), contentType, sizeBytes, stream: () => bytes };
+    const file = {
+      name: uploadName(asset, fileName ?? asset.fileName),
+      contentType,
+      sizeBytes,
+      stream: () => bytes,
+    };
     return await client.upload(file, signal);
   } catch (error) {
     if (error instanceof ComfyError && error.kind === 'too_large') {
@@ -104,7 +111,7 @@ async function uploadAsset(
   }
 }
 
-function uploadName({ id, fileName, contentType }: Asset): string {
+function uploadName({ id, contentType }: Asset, fileName: string | null): string {
   const own = extname(fileName ?? '').toLowerCase();
   const byType = extension(contentType);
   const suffix = /^\.[a-z0-9]{1,10}$/.test(own) ? own : byType === false ? '' : `.${byType}`;

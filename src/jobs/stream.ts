@@ -2,62 +2,100 @@
 import type { Kysely } from 'kysely';
 import type { Notifications } from '../database/notifications.ts';
 import type { Tables } from '../database/tables.ts';
-import { eventsAfter, watchJob, type StatusData, type StoredEvent } from './events.ts';
+import { plainLink, type LinkTo, type SignedLinks } from '../http/signed-links.ts';
+import type { StatusData, StoredEvent } from './events.ts';
 import { isFinal } from './job.ts';
-import { presentOutput, presentSummary } from './presentation.ts';
-import { outputsOf, summaryColumns, type JobSummaryRow } from './records.ts';
+import { createNews, readStates, type Change, type JobState, type Seen } from './news.ts';
+import { presentComing, presentOutput, presentSummary } from './presentation.ts';
+import { createPreviewWatch, type PreviewView } from './preview-watch.ts';
+import { outputsOf } from './records.ts';
 import { createWake } from './wake.ts';
 
-export interface StreamOptions {
-  db: Kysely<Tables>;
-  notifications: Notifications;
+export interface StreamRequest {
   jobId: string;
   /** The last event that the caller has seen; null sends a snapshot first. */
   afterId: number | null;
-  /** Ends the stream: the caller is gone, or the service stops. */
-  signal: AbortSignal;
-  /** How often to look without being told; notifications may be lost. */
-  pollMs?: number;
-  /** How often to write something, so that proxies keep the connection. */
-  keepAliveMs?: number;
+  /** Whether the caller wants previews too. */
+  previews: boolean;
+  /** Aborted when the caller has gone. */
+  gone: AbortSignal;
+  /** Aborted when the service stops: the caller is sent to another replica. */
+  stopping: AbortSignal;
 }
 
-/** What was sent last of what has no event of its own. */
-interface Sent {
-  afterId: number;
-  progress: string;
-  waitingFor: string | null;
+export interface StreamsDeps {
+  db: Kysely<Tables>;
+  notifications: Notifications;
+  /** Makes the links to outputs; plain ones unless told. */
+  links?: SignedLinks['links'];
 }
 
-/** The text of the stream, piece by piece; ends quietly when the signal is aborted. */
-export async function* streamEvents(options: StreamOptions): AsyncGenerator<string> {
-  const { db, notifications, jobId, signal, pollMs = 5000, keepAliveMs = 15_000 } = options;
-  const wake = createWake();
-  const unwatch = watchJob(notifications, jobId, () => wake.now());
-  let sent: Sent = { afterId: options.afterId ?? 0, progress: 'null', waitingFor: null };
-  let lastWriteAt = performance.now();
-  try {
-    let fresh = options.afterId === null;
-    while (!signal.aborted) {
-      const look = fresh ? await takeSnapshot(db, jobId) : await takeChanges(db, jobId, sent);
-      fresh = false;
-      sent = look.sent;
-      if (look.text !== '') {
-        lastWriteAt = performance.now();
-        yield look.text;
-      } else if (performance.now() - lastWriteAt >= keepAliveMs) {
-        lastWriteAt = performance.now();
-        yield ': keep-alive\n\n';
+export interface StreamTiming {
+  /** How often to look without having been told: notifications may be lost. */
+  pollMs: number;
+  /** How often to write something, so that proxies keep the connection; it is looked after at every poll. */
+  keepAliveMs: number;
+}
+
+export interface Streams {
+  /** The text of one stream, piece by piece. A caller who reads slowly gets the newest progress, and no backlog of it. */
+  open(request: StreamRequest): AsyncGenerator<string>;
+}
+
+/** How long a browser waits before it comes back after a lost connection, in milliseconds. */
+const RETRY_MS = 2000;
+
+/** The streams of this process. However many they are, those that have nothing to tell cost next to nothing. */
+export function createStreams(
+  { db, notifications, links = async () => plainLink }: StreamsDeps,
+  { pollMs = 5000, keepAliveMs = 15_000 }: Partial<StreamTiming> = {},
+): Streams {
+  const news = createNews(db, notifications, pollMs);
+  const previews = createPreviewWatch(db, notifications);
+
+  return {
+    async *open({ jobId, afterId, gone, stopping, ...request }) {
+      const signal = AbortSignal.any([gone, stopping]);
+      const wake = createWake();
+      const unwatch = news.watch(jobId, () => wake.now());
+      const view = request.previews ? previews.watch(jobId, () => wake.now()) : null;
+      let sent = afterId === null ? null : { ...nothingSent, eventId: afterId };
+      let wroteAt = performance.now();
+      try {
+        yield `retry: ${RETRY_MS}\n\n`;
+        while (!signal.aborted) {
+          const look: Look =
+            sent === null
+              ? await takeSnapshot(db, jobId, links)
+              : await takeChange(sent, await news.since(jobId, sent), links);
+          sent = look.sent;
+          const text = look.text + (look.ended ? '' : await takePreview(view));
+          const isSilent = performance.now() - wroteAt >= keepAliveMs;
+          if (text !== '' || isSilent) {
+            yield text === '' ? ': keep-alive\n\n' : text;
+            wroteAt = performance.now();
+          }
+          if (look.ended) return;
+          if (!look.more) await wake.wait(null, signal);
+        }
+      } catch (error) {
+        if (!signal.aborted) throw error;
+      } finally {
+        unwatch();
+        view?.stop();
       }
-      if (look.ended) return;
-      if (!look.more) await wake.wait(Math.min(pollMs, keepAliveMs), signal);
-    }
-  } catch (error) {
-    if (!signal.aborted) throw error;
-  } finally {
-    unwatch();
-  }
+      if (!gone.aborted) yield farewell();
+    },
+  };
 }
+
+/** How far a stream has come, and what it said last of what has no event of its own. */
+interface Sent extends Seen {
+  progress: string;
+  waiting: string;
+}
+
+const nothingSent: Sent = { version: null, eventId: 0, progress: 'null', waiting: 'null' };
 
 interface Look {
   text: string;
@@ -68,64 +106,87 @@ interface Look {
 }
 
 /** Everything that a caller needs who has seen nothing; carries the id of the last event that it includes. */
-async function takeSnapshot(db: Kysely<Tables>, jobId: string): Promise<Look> {
+async function takeSnapshot(db: Kysely<Tables>, jobId: string, links: SignedLinks['links']): Promise<Look> {
   return db
     .transaction()
     .setIsolationLevel('repeatable read')
     .execute(async (trx) => {
-      const job = await findSummary(trx, jobId);
+      const [found] = await readStates(trx, [{ jobId, version: null }]);
+      const job = found?.state ?? null;
+      if (job === null) return { text: '', sent: nothingSent, ended: true, more: false };
       const { lastId } = await trx
         .selectFrom('job_events')
         .select(({ fn }) => fn.max('id').as('lastId'))
         .where('job_id', '=', jobId)
         .executeTakeFirstOrThrow();
       const outputs = await outputsOf(trx, jobId).orderBy('position').execute();
-      const afterId = lastId ?? 0;
-      const shown = presentSummary(job);
+      const linkTo = outputs.length === 0 ? plainLink : await links();
+      const eventId = lastId ?? 0;
+      const { progress } = presentSummary(job);
       const text = [
-        ...outputs.map((output) => frame('output', presentOutput(jobId, output))),
-        shown.progress === null ? '' : frame('progress', shown.progress),
-        frame('status', statusOf(job), afterId),
+        ...outputs.map((output) => frame('output', presentOutput(jobId, output, linkTo))),
+        progress === null ? '' : frame('progress', progress),
+        frame('status', statusOf(job), eventId),
       ].join('');
-      const sent = { afterId, progress: JSON.stringify(shown.progress), waitingFor: shown.waitingFor };
-      return { text, sent, ended: isFinal(job.status), more: false };
+      return { text, sent: sentOf(job, eventId), ended: isFinal(job.status), more: false };
     });
 }
 
 /** Events first; what has none of its own is shown when they have all been sent, so that it is never older than they are. */
-async function takeChanges(db: Kysely<Tables>, jobId: string, sent: Sent): Promise<Look> {
-  const job = await findSummary(db, jobId);
-  const events = await eventsAfter(db, jobId, sent.afterId);
-  const shown = presentSummary(job);
-  const progress = JSON.stringify(shown.progress);
+async function takeChange(
+  sent: Sent,
+  { state, events, gone }: Change,
+  links: SignedLinks['links'],
+): Promise<Look> {
   const last = events.at(-1);
   if (last !== undefined) {
-    const text = events.map(({ id, type, data }) => frame(type, data, id)).join('');
-    return { text, sent: { ...sent, afterId: last.id }, ended: events.some(isEnd), more: true };
+    const linkTo = events.some(({ type }) => type === 'output') ? await links() : plainLink;
+    const text = events.map((event) => frameOf(event, linkTo)).join('');
+    return { text, sent: { ...sent, eventId: last.id }, ended: events.some(isEnd), more: true };
   }
+  if (state === null) return { text: '', sent, ended: gone, more: false };
+  const next = sentOf(state, sent.eventId);
   const parts = [
-    shown.waitingFor !== sent.waitingFor && shown.waitingFor !== null ? frame('status', statusOf(job)) : '',
-    progress !== sent.progress && shown.progress !== null ? frame('progress', shown.progress) : '',
+    next.waiting !== sent.waiting && state.status === 'queued' ? frame('status', statusOf(state)) : '',
+    next.progress !== sent.progress && next.progress !== 'null'
+      ? frame('progress', presentSummary(state).progress)
+      : '',
   ];
-  return {
-    text: parts.join(''),
-    sent: { ...sent, progress, waitingFor: shown.waitingFor },
-    ended: isFinal(job.status),
-    more: false,
-  };
+  return { text: parts.join(''), sent: next, ended: isFinal(state.status), more: false };
+}
+
+function frameOf({ id, ...event }: StoredEvent, linkTo: LinkTo): string {
+  if (event.type !== 'output') return frame(event.type, event.data, id);
+  return frame(event.type, { ...event.data, url: linkTo(event.data.url) }, id);
 }
 
 function isEnd(event: StoredEvent): boolean {
   return event.type === 'status' && isFinal(event.data.status);
 }
 
-async function findSummary(db: Kysely<Tables>, jobId: string): Promise<JobSummaryRow> {
-  return db.selectFrom('jobs').select(summaryColumns).where('id', '=', jobId).executeTakeFirstOrThrow();
+function statusOf(job: JobState): StatusData {
+  const { status, waitingFor, instanceId, attempt } = presentSummary(job);
+  return { status, waitingFor, comingInstance: presentComing(job), instanceId, attempt, error: job.error };
 }
 
-function statusOf(job: JobSummaryRow): StatusData {
-  const { status, waitingFor, instanceId, attempt } = presentSummary(job);
-  return { status, waitingFor, instanceId, attempt, error: job.error };
+function sentOf(job: JobState, eventId: number): Sent {
+  const { progress, waitingFor } = presentSummary(job);
+  return {
+    version: job.version,
+    eventId,
+    progress: JSON.stringify(progress),
+    waiting: JSON.stringify([waitingFor, presentComing(job)]),
+  };
+}
+
+async function takePreview(view: PreviewView | null): Promise<string> {
+  const preview = (await view?.take()) ?? null;
+  return preview === null ? '' : frame('preview', preview);
+}
+
+/** Sends a browser to another replica soon, and not all browsers at the same moment. */
+function farewell(): string {
+  return `retry: ${Math.round(100 + Math.random() * 900)}\n: the service stops\n\n`;
 }
 
 function frame(type: string, data: unknown, id?: number): string {

@@ -1,12 +1,13 @@
 // Submitting: exactly one prompt for each attempt, also when the answer is lost or the process dies around it.
 import { randomUUID } from 'node:crypto';
-import type { ComfyClient } from '../comfyui/client.ts';
+import type { ComfyClient, Submitted } from '../comfyui/client.ts';
 import { ComfyError } from '../comfyui/errors.ts';
 import type { ComfySession } from '../comfyui/session.ts';
 import { sleep } from '../support/sleep.ts';
-import { AttemptEnd } from './attempt.ts';
 import type { JobError, Workflow } from './job.ts';
 import { AttemptTaken, refresh, updateAttempt, type Run } from './run-state.ts';
+import { AttemptEnd } from './verdict.ts';
+import { whileOurs } from './while-ours.ts';
 
 /** Submits without a usable answer, after which the workflow is held to be the cause. */
 const MAX_VAIN_SUBMITS = 3;
@@ -41,14 +42,19 @@ export async function submit(run: Run, session: ComfySession, workflow: Workflow
   // A process that stood still since it set the mark may have been given up, and the prompt sent by another.
   const ageMs = run.deps.clock.now().getTime() - (submittedAt?.getTime() ?? 0);
   if (ageMs >= run.timing.settleMs / 2) return settle(run, session.client);
+  const request = { promptId, clientId, workflow, previews: run.previews };
+  let submitted: Submitted;
   try {
-    const { nodeErrors } = await session.client.submit({ promptId, clientId, workflow }, run.signal);
-    if (Object.keys(nodeErrors).length > 0) throw await refuseParts(run, session.client, nodeErrors);
+    submitted = await whileOurs(run, (signal) => session.client.submit(request, signal));
   } catch (error) {
     run.signal.throwIfAborted();
+    // Told to stop while the request was on its way, which may arrive all the same.
+    if (error instanceof AttemptEnd) return settleAnew(run, session.client);
     if (!(error instanceof ComfyError)) throw error;
     return onSubmitError(run, session.client, error);
   }
+  const { nodeErrors } = submitted;
+  if (Object.keys(nodeErrors).length > 0) throw await refuseParts(run, session.client, nodeErrors);
   await markSubmitted(run);
 }
 
@@ -62,6 +68,12 @@ export async function settle(run: Run, client: ComfyClient): Promise<void> {
     if (ageMs >= run.timing.settleMs) return release(run);
     await sleep(Math.min(SETTLE_POLL_MS, run.timing.settleMs - ageMs), run.signal);
   }
+}
+
+/** The window begins anew: the request may have been on its way until now. */
+async function settleAnew(run: Run, client: ComfyClient): Promise<void> {
+  await updateAttempt(run, { submitted_at: run.deps.clock.now() }, { status: 'staging' });
+  await settle(run, client);
 }
 
 async function streamIdOf(session: ComfySession, { signal, timing }: Run): Promise<string> {
@@ -97,10 +109,8 @@ async function settleVainSubmit(run: Run, client: ComfyClient, error: ComfyError
     { err: error, tries: run.vainSubmits },
     'a submit got no usable answer; looking for the prompt',
   );
-  // The window begins anew: the request may be on its way until now.
-  await updateAttempt(run, { submitted_at: run.deps.clock.now() }, { status: 'staging' });
   try {
-    await settle(run, client);
+    await settleAnew(run, client);
   } catch (reason) {
     if (!(reason instanceof NotSubmitted) || run.vainSubmits < MAX_VAIN_SUBMITS) throw reason;
     const detail = `ComfyUI gave no usable answer to the workflow ${run.vainSubmits} times and does not know it. ${error.message}`;

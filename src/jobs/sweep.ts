@@ -1,10 +1,12 @@
 // The safety net of jobs: what waited too long expires, what lost its message gets it again, what nobody can end is ended.
-import { sql, type Kysely, type Transaction } from 'kysely';
+import { sql, type Kysely } from 'kysely';
 import type { Tables } from '../database/tables.ts';
-import { endAttempt, type Verdict } from './attempt.ts';
+import { endAttempt } from './attempt.ts';
 import type { JobDeps } from './deps.ts';
-import { appendEvent } from './events.ts';
-import { jobStatusesBefore, type JobError, type JobStatus } from './job.ts';
+import { endJobs } from './ending.ts';
+import type { JobError } from './job.ts';
+import { sweepPreviews } from './previews.ts';
+import type { Verdict } from './verdict.ts';
 
 export type SweepDeps = Pick<JobDeps, 'db' | 'queues' | 'config' | 'clock'>;
 
@@ -21,16 +23,17 @@ export async function sweepJobs(deps: SweepDeps): Promise<void> {
   await endStrandedAttempts(deps);
   await endOverdueAttempts(deps);
   await resendRuns(deps);
+  await sweepPreviews(deps.db);
   await pokeDispatch(deps);
 }
 
 /** Queued jobs beyond their wait limit. */
-async function expireJobs({ db, clock }: SweepDeps): Promise<void> {
+async function expireJobs({ db, queues, clock }: SweepDeps): Promise<void> {
   const now = clock.now();
   await db.transaction().execute(async (trx) => {
     const late = await trx
       .selectFrom('jobs')
-      .select(['id', 'attempt', 'wait_limit_ms', 'waiting_for'])
+      .select(['id', 'wait_limit_ms', 'waiting_for'])
       .where('status', '=', 'queued')
       .where(sql<boolean>`queued_at + wait_limit_ms * interval '1 ms' <= ${now}`)
       .limit(BATCH)
@@ -40,19 +43,20 @@ async function expireJobs({ db, clock }: SweepDeps): Promise<void> {
     for (const job of late) {
       const detail =
         `No instance was free for it within its limit of ${job.wait_limit_ms / 1000} s. ${job.waiting_for ?? ''}`.trim();
-      await endQueued(trx, job, 'expired', { code: 'wait_limit', detail }, now);
+      const error: JobError = { code: 'wait_limit', detail };
+      await endJobs(trx, queues, [job.id], { status: 'expired', error, instanceId: null, now });
     }
   });
 }
 
 /** Queued jobs that want an instance which will take no more. */
-async function failPinnedJobs({ db, clock }: SweepDeps): Promise<void> {
+async function failPinnedJobs({ db, queues, clock }: SweepDeps): Promise<void> {
   const now = clock.now();
   await db.transaction().execute(async (trx) => {
     const pinned = await trx
       .selectFrom('jobs')
       .innerJoin('instances', 'instances.id', 'jobs.wanted_instance_id')
-      .select(['jobs.id', 'jobs.attempt', 'jobs.wanted_instance_id', 'instances.status as instanceStatus'])
+      .select(['jobs.id', 'jobs.wanted_instance_id', 'instances.status as instanceStatus'])
       .where('jobs.status', '=', 'queued')
       .where('instances.status', 'in', ['draining', 'terminating', 'terminated'])
       .limit(BATCH)
@@ -61,31 +65,13 @@ async function failPinnedJobs({ db, clock }: SweepDeps): Promise<void> {
       .execute();
     for (const job of pinned) {
       const detail = `Instance ${job.wanted_instance_id}, which the job asked for, is ${job.instanceStatus}. Submit it again without instanceId.`;
-      await endQueued(trx, job, 'failed', { code: 'instance_lost', detail }, now);
+      const error: JobError = { code: 'instance_lost', detail };
+      await endJobs(trx, queues, [job.id], { status: 'failed', error, instanceId: null, now });
     }
   });
 }
 
-async function endQueued(
-  trx: Transaction<Tables>,
-  { id, attempt }: { id: string; attempt: number },
-  to: JobStatus,
-  error: JobError,
-  now: Date,
-): Promise<void> {
-  await trx
-    .updateTable('jobs')
-    .set({ status: to, error: JSON.stringify(error), waiting_for: null, finished_at: now })
-    .where('id', '=', id)
-    .where('status', 'in', jobStatusesBefore(to))
-    .execute();
-  await appendEvent(trx, id, {
-    type: 'status',
-    data: { status: to, waitingFor: null, instanceId: null, attempt, error },
-  });
-}
-
-/** Attempts on an instance that has ended, or without their slot. */
+/** Attempts on an instance that has ended, or without a slot although they need it. */
 async function endStrandedAttempts(deps: SweepDeps): Promise<void> {
   const stranded = await currentAttempts(deps.db)
     .leftJoin('slots', (join) =>
@@ -97,7 +83,7 @@ async function endStrandedAttempts(deps: SweepDeps): Promise<void> {
     .innerJoin('instances', 'instances.id', 'attempts.instance_id')
     .where((where) =>
       where.or([
-        where('slots.job_id', 'is', null),
+        where.and([where('slots.job_id', 'is', null), where('attempts.status', '<>', 'collecting')]),
         where('instances.status', 'in', ['terminating', 'terminated']),
       ]),
     )

@@ -1,9 +1,10 @@
 // What queued jobs wait for, in words.
-import { sql, type Transaction } from 'kysely';
+import type { Transaction } from 'kysely';
 import { instancePhases, type InstancePhase, type InstanceStatus } from '../instances/instance.ts';
 import type { Tables } from '../database/tables.ts';
-import { announceJob } from './events.ts';
+import { announceJobs } from './events.ts';
 import { expectedFacts, factColumns } from './facts.ts';
+import { headsOfLines, isInLine } from './lines.ts';
 import { fits, willFit, type ExpectedFacts, type WaitingJob } from './matching.ts';
 
 export interface LiveInstance extends ExpectedFacts {
@@ -13,30 +14,36 @@ export interface LiveInstance extends ExpectedFacts {
   reachable: boolean;
 }
 
-/** Writes to every queued job what it waits for, where that has changed. Jobs that want the same wait for the same. */
+/** Writes to every queued job what it waits for, where that has changed. The jobs of a line wait for the same. */
 export async function explainWaiting(trx: Transaction<Tables>, now: Date): Promise<void> {
-  const wishes = await trx
-    .selectFrom('jobs')
-    .leftJoin('fleet_notes', (join) => join.on('fleet_notes.wish', '=', wishOf))
-    .select(['requirements', 'wanted_instance_id', 'note'])
-    .distinct()
-    .where('status', '=', 'queued')
-    .execute();
-  if (wishes.length === 0) return;
+  const heads = await headsOfLines(trx, 1);
+  if (heads.length === 0) return;
   const instances = await liveInstances(trx);
-  for (const { requirements, wanted_instance_id: wantedInstanceId, note } of wishes) {
-    const text = waitingText({ requirements, wantedInstanceId }, instances, { note, now });
-    const json = requirements === null ? null : JSON.stringify(requirements);
+  const notes = await trx.selectFrom('fleet_notes').selectAll().execute();
+  const explained = heads.map(({ line, wish, requirements, wanted_instance_id: wantedInstanceId }) => {
+    const wishes = { requirements, wantedInstanceId };
+    const note = notes.find((each) => each.wish === wish)?.note ?? null;
+    const comingId = comingInstance(wishes, instances)?.id ?? null;
+    return { line, comingId, text: waitingText(wishes, instances, { note, now }) };
+  });
+  for (const same of Map.groupBy(explained, ({ text, comingId }) => `${comingId} ${text}`).values()) {
+    const { text, comingId } = same[0] ?? { text: null, comingId: null };
     const changed = await trx
       .updateTable('jobs')
-      .set({ waiting_for: text })
-      .where('status', '=', 'queued')
-      .where('waiting_for', 'is distinct from', text)
-      .where('wanted_instance_id', 'is not distinct from', wantedInstanceId)
-      .where(sql<boolean>`requirements is not distinct from ${json}::jsonb`)
+      .set({ waiting_for: text, waiting_instance_id: comingId })
+      .where(isInLine(same.map(({ line }) => line)))
+      .where((where) =>
+        where.or([
+          where('waiting_for', 'is distinct from', text),
+          where('waiting_instance_id', 'is distinct from', comingId),
+        ]),
+      )
       .returning('id')
       .execute();
-    for (const { id } of changed) await announceJob(trx, id);
+    await announceJobs(
+      trx,
+      changed.map(({ id }) => id),
+    );
   }
 }
 
@@ -54,17 +61,23 @@ export function waitingText(
   const fitting = instances.filter((instance) => instance.status === 'ready' && fits(wishes, instance));
   if (fitting.some(({ reachable }) => reachable)) return `Every ready instance that fits is busy.${remark}`;
   if (fitting.length > 0) return `The instance that fits does not answer at the moment.${remark}`;
-  const [coming] = instances
-    .filter((instance) => isComing(instance) && mayServe(wishes, instance))
-    .toSorted((a, b) => progressOf(b) - progressOf(a));
+  const coming = comingInstance(wishes, instances);
   if (coming !== undefined) return comingText(coming, now);
   if (wanted !== null)
     return `Instance ${wanted}, which the job asked for, does not satisfy its requirements.`;
   return `No ready instance satisfies the requirements.${remark}`;
 }
 
-/** How the fleet names jobs that want the same: by their requirements as the database writes them. */
-export const wishOf = sql<string>`coalesce(jobs.requirements::text, 'null')`;
+/** The instance on its way that jobs with these wishes wait for, unless a ready one fits. */
+function comingInstance(
+  wishes: Pick<WaitingJob, 'requirements' | 'wantedInstanceId'>,
+  instances: readonly LiveInstance[],
+): LiveInstance | undefined {
+  if (instances.some((instance) => instance.status === 'ready' && fits(wishes, instance))) return undefined;
+  return instances
+    .filter((instance) => isComing(instance) && mayServe(wishes, instance))
+    .toSorted((a, b) => progressOf(b) - progressOf(a))[0];
+}
 
 const phaseTexts: Record<InstancePhase, string> = {
   searching: 'The service looks for a machine to rent',

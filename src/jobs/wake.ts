@@ -3,8 +3,8 @@
 export interface Wake {
   /** Ends the current wait, or the next one if nobody waits. */
   now(): void;
-  /** Waits `ms` milliseconds or until woken; rejects with the signal's reason when it is aborted. */
-  wait(ms: number, signal: AbortSignal): Promise<void>;
+  /** Waits `ms` milliseconds or until woken; null waits for the latter alone. Rejects with the signal's reason when it is aborted. */
+  wait(ms: number | null, signal: AbortSignal): Promise<void>;
 }
 
 export function createWake(): Wake {
@@ -19,7 +19,7 @@ export function createWake(): Wake {
       signal.throwIfAborted();
       if (!woken) {
         await new Promise<void>((resolve) => {
-          const timer = setTimeout(finish, ms);
+          const timer = ms === null ? undefined : setTimeout(finish, ms);
           function finish(): void {
             clearTimeout(timer);
             signal.removeEventListener('abort', finish);

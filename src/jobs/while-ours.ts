@@ -1,18 +1,17 @@
 // Long work that ends early when it is for nothing.
-import { AttemptEnd } from './attempt.ts';
 import { watchStop } from './events.ts';
-import { refresh, stopOf, verdictOfStop, type Run } from './run-state.ts';
+import { refresh, type Run } from './run-state.ts';
+import { stopOf, verdictOfStop } from './stop.ts';
+import { AttemptEnd } from './verdict.ts';
 import { createWake } from './wake.ts';
 
 /**
- * Does `work` with a signal that is aborted when the attempt is taken away, or the job should stop and `evenIfCanceled` is false.
- * Rejects then with the reason: `AttemptTaken`, or `AttemptEnd` with the verdict.
+ * Does `work` with a signal that is aborted when the attempt is taken away, or should stop. Rejects then with the reason:
+ * `AttemptTaken`, or `AttemptEnd` with the verdict of a stop that nobody need confirm.
  */
-export async function whileOurs<T>(
-  run: Run,
-  { evenIfCanceled }: { evenIfCanceled: boolean },
-  work: (signal: AbortSignal) => Promise<T>,
-): Promise<T> {
+export async function whileOurs<T>(run: Run, work: (signal: AbortSignal) => Promise<T>): Promise<T> {
+  // As the record was read just before.
+  endIfStopped(run);
   const stopping = new AbortController();
   const over = new AbortController();
   const wake = createWake();
@@ -21,10 +20,9 @@ export async function whileOurs<T>(
   async function guard(): Promise<void> {
     const signal = AbortSignal.any([run.signal, over.signal]);
     for (;;) {
-      const state = await refresh(run);
-      const stop = evenIfCanceled ? null : stopOf(state, run.deps.clock.now());
-      if (stop !== null) throw new AttemptEnd(verdictOfStop(stop, state, true));
       await wake.wait(run.timing.guardMs, signal);
+      await refresh(run);
+      endIfStopped(run);
     }
   }
 
@@ -41,4 +39,9 @@ export async function whileOurs<T>(
     unwatch();
     await guarding;
   }
+}
+
+function endIfStopped({ state, deps }: Run): void {
+  const stop = stopOf(state, deps.clock.now());
+  if (stop !== null) throw new AttemptEnd(verdictOfStop(stop, state, true));
 }

@@ -62,7 +62,7 @@ function secretsOf(config: Config): string[] {
   const settings: Record<string, unknown> = config;
   const whole = describeSettings()
     .filter((setting) => setting.secret === true && setting.name !== 'API_KEYS')
-    .map((setting) => settings[setting.name])
+    .flatMap((setting) => settings[setting.name])
     .filter((value) => typeof value === 'string');
   const keys = configuredApiKeys(config).map(({ key }) => key);
   const passwords = whole.flatMap(passwordOf);

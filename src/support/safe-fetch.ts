@@ -1,14 +1,17 @@
 // Fetches a file from a URL that a caller wrote, without letting the caller reach into our own network.
-import { lookup as lookupHost } from 'node:dns/promises';
-import type { LookupAddress } from 'node:dns';
-import { isIP, type LookupFunction } from 'node:net';
 import type { Readable } from 'node:stream';
-import { callbackify } from 'node:util';
 import { parse as parseDisposition } from 'content-disposition';
-import { buildConnector, Client, type Dispatcher } from 'undici';
+import { Client, type Dispatcher } from 'undici';
 import { ServiceError } from '../errors.ts';
 import { guardStream, type StreamFailure } from './guarded-stream.ts';
-import { isPublicAddress } from './public-address.ts';
+import {
+  HOST_NOT_PUBLIC,
+  HostRefusedError,
+  parsePublicUrl,
+  publicConnector,
+  systemResolver,
+  type ResolveHost,
+} from './public-url.ts';
 
 export interface PublicFetchOptions {
   /** Largest file that is accepted. */
@@ -24,7 +27,7 @@ export interface PublicFetchOptions {
   field?: string;
   signal?: AbortSignal | undefined;
   /** Finds the addresses of a host name; the system's resolver unless told. */
-  resolveHost?: (hostname: string) => Promise<LookupAddress[]>;
+  resolveHost?: ResolveHost;
 }
 
 export interface PublicFile {
@@ -81,7 +84,7 @@ function begin({ signal: callerSignal, ...options }: PublicFetchOptions): Retrie
     maxRedirects: 5,
     stallMs: 30_000,
     field: 'url',
-    resolveHost: (hostname) => lookupHost(hostname, { all: true }),
+    resolveHost: systemResolver,
     ...options,
     callerSignal,
     deadline,
@@ -89,25 +92,20 @@ function begin({ signal: callerSignal, ...options }: PublicFetchOptions): Retrie
   };
 }
 
-/** The URL of the next hop. Host names are checked when connecting, not here: what counts is the address that is connected to. */
-function checkedUrl(text: string, from: URL | null, retrieval: Retrieval): URL {
-  const url = URL.parse(text, from?.href);
-  if (url === null) throw refusal(retrieval, 'This is not a URL.');
-  if (url.protocol !== 'http:' && url.protocol !== 'https:') {
-    throw refusal(retrieval, 'The URL must begin with http:// or https://.');
-  }
-  if (url.username !== '' || url.password !== '') {
-    throw refusal(retrieval, 'The URL must not contain a user name or password.');
-  }
+/** The URL of the next hop. */
+function checkedUrl(text: string, from: URL | null, { allowedHosts, field }: Retrieval): URL {
+  const url = parsePublicUrl(text, { allowedHosts, field, base: from?.href });
   if (from?.protocol === 'https:' && url.protocol === 'http:') {
-    throw refusal(retrieval, 'The URL redirects from https to http.');
+    throw new ServiceError('invalid_input', 'The URL redirects from https to http.', { field });
   }
   return url;
 }
 
 async function ask(url: URL, retrieval: Retrieval): Promise<Answer> {
   // One client for one request: no connection is kept, so none can be used later without its check.
-  const client = new Client(url.origin, { connect: guardedConnector(url, retrieval), allowH2: false });
+  const { allowedHosts, stallMs, resolveHost } = retrieval;
+  const connect = publicConnector(url, { allowedHosts, connectTimeoutMs: stallMs, resolveHost });
+  const client = new Client(url.origin, { connect, allowH2: false });
   const close = (): void => {
     client.destroy().catch(() => {});
   };
@@ -127,50 +125,6 @@ async function ask(url: URL, retrieval: Retrieval): Promise<Answer> {
     close();
     throw explain(error, retrieval);
   }
-}
-
-function guardedConnector(url: URL, retrieval: Retrieval): buildConnector.connector {
-  const accepts = isAllowed(url, retrieval.allowedHosts) ? () => true : isPublicAddress;
-  const connect = buildConnector({
-    allowH2: false,
-    timeout: retrieval.stallMs,
-    lookup: filteredLookup(retrieval.resolveHost, accepts),
-    // Node then asks the look-up for all addresses at once, and tries each.
-    autoSelectFamily: true,
-  });
-  return (options, callback) => {
-    // An address in place of a name is connected to without a look-up.
-    if (isIP(options.hostname) !== 0 && !accepts(options.hostname))
-      callback(new HostRefusedError('The address may not be used.'), null);
-    else connect(options, callback);
-  };
-}
-
-function isAllowed(url: URL, allowedHosts: readonly string[]): boolean {
-  const port = url.port === '' ? (url.protocol === 'https:' ? '443' : '80') : url.port;
-  const spellings = new Set([url.hostname, `${url.hostname}:${port}`]);
-  return allowedHosts.some((host) => spellings.has(host.toLowerCase()));
-}
-
-/** A look-up that answers with acceptable addresses only: Node connects to what it answers, so nothing can change in between. */
-function filteredLookup(
-  resolveHost: Retrieval['resolveHost'],
-  accepts: (address: string) => boolean,
-): LookupFunction {
-  const lookUp = callbackify(async (hostname: string) => {
-    const addresses = await resolveHost(hostname).catch((cause: unknown) => {
-      throw new HostRefusedError('The look-up failed.', { cause });
-    });
-    const usable = addresses.filter(({ address }) => accepts(address));
-    if (usable.length === 0) throw new HostRefusedError('No address may be used.');
-    return usable;
-  });
-  return (hostname, _options, callback) => lookUp(hostname, callback);
-}
-
-/** The host does not exist, or exists only where callers may not look: nobody is told which. */
-class HostRefusedError extends Error {
-  override readonly name = 'HostRefusedError';
 }
 
 function redirectLocation({ status, headers }: Answer): string | null {
@@ -243,7 +197,7 @@ function explain(cause: unknown, retrieval: Retrieval): unknown {
     return refusal(retrieval, `The file did not arrive within ${retrieval.timeoutMs / 1000} s.`, cause);
   }
   if (cause instanceof HostRefusedError) {
-    return refusal(retrieval, 'The host of the URL was not found on the public internet.', cause);
+    return refusal(retrieval, HOST_NOT_PUBLIC, cause);
   }
   return refusal(retrieval, 'The host of the URL could not be reached or broke off.', cause);
 }

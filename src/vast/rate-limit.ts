@@ -21,11 +21,16 @@ interface Lane {
   heldUntil: number;
 }
 
-/** `now` is a monotonic time in milliseconds. */
-export function createPacer(
-  paces: Record<EndpointName, Pace>,
-  now: () => number = () => performance.now(),
-): Pacer {
+/** What tells the time and waits. `now` is monotonic, in milliseconds; `wait` rejects with the signal's reason. */
+export interface PacerTime {
+  now: () => number;
+  wait: (ms: number, signal?: AbortSignal) => Promise<void>;
+}
+
+const realTime: PacerTime = { now: () => performance.now(), wait: sleep };
+
+export function createPacer(paces: Record<EndpointName, Pace>, time = realTime): Pacer {
+  const { now } = time;
   const lanes = new Map<string, Lane>(
     Object.entries(paces).map(([name, pace]) => [name, emptyLane(pace)] as const),
   );
@@ -39,7 +44,7 @@ export function createPacer(
     async turn(endpoint, signal) {
       const queue = lane(endpoint);
       queue.waiting += 1;
-      const mine = queue.tail.then(() => letThrough(queue, now, signal));
+      const mine = queue.tail.then(() => letThrough(queue, time, signal));
       queue.tail = mine.catch(() => {}).finally(() => (queue.waiting -= 1));
       await orAborted(mine, signal);
     },
@@ -69,10 +74,14 @@ function emptyLane(pace: Pace): Lane {
   return { pace, tail: Promise.resolve(), waiting: 0, starts: [], heldUntil: 0 };
 }
 
-async function letThrough(lane: Lane, now: () => number, signal: AbortSignal | undefined): Promise<void> {
+async function letThrough(
+  lane: Lane,
+  { now, wait }: PacerTime,
+  signal: AbortSignal | undefined,
+): Promise<void> {
   signal?.throwIfAborted();
   // Looked at again after each wait, because a 429 may have put the time off meanwhile.
-  for (let ms = waitMs(lane, now()); ms > 0; ms = waitMs(lane, now())) await sleep(Math.ceil(ms), signal);
+  for (let ms = waitMs(lane, now()); ms > 0; ms = waitMs(lane, now())) await wait(Math.ceil(ms), signal);
   lane.starts.push(now());
   if (lane.starts.length > lane.pace.calls) lane.starts.shift();
 }

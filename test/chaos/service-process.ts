@@ -9,6 +9,8 @@ export interface ServiceProcess {
   readonly name: string;
   /** Base of its API; null while it does not answer. Another one after each start. */
   readonly url: string | null;
+  /** Its process id; null while it does not run. */
+  readonly pid: number | null;
   readonly starts: number;
   /** Ends that nobody asked for. */
   readonly accidents: readonly string[];
@@ -87,6 +89,9 @@ export function serviceProcess(
     name,
     get url() {
       return url;
+    },
+    get pid() {
+      return isAlive(child) ? (child.pid ?? null) : null;
     },
     get starts() {
       return starts;

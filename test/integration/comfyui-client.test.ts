@@ -98,7 +98,7 @@ describe.each(['0.33.0', '0.3.64'] as const)('ComfyUI %s', (version) => {
   it('tells why a prompt failed', async () => {
     expect(await finished(await submit('d_fail'))).toMatchObject({
       outcome: 'failed',
-      error: { nodeId: '2', nodeType: 'SaveImage', outOfMemory: false },
+      error: { nodeId: '2', nodeType: 'SaveImage', outOfMemory: null },
     });
   });
 
@@ -106,7 +106,7 @@ describe.each(['0.33.0', '0.3.64'] as const)('ComfyUI %s', (version) => {
     double.knobs.outOfMemory = 1;
     expect(await finished(await submit('a_success'))).toMatchObject({
       outcome: 'failed',
-      error: { outOfMemory: true },
+      error: { outOfMemory: 'gpu' },
     });
   });
 
@@ -117,8 +117,8 @@ describe.each(['0.33.0', '0.3.64'] as const)('ComfyUI %s', (version) => {
       await submit('a_success'),
     ];
     await expect.poll(() => client.locate(running), patient).toEqual({ kind: 'running' });
-    expect(await client.locate(waiting)).toEqual({ kind: 'pending', ahead: 1 });
-    expect(await client.locate(other)).toEqual({ kind: 'pending', ahead: 2 });
+    expect(await client.locate(waiting)).toEqual({ kind: 'pending', ahead: 1, idle: false });
+    expect(await client.locate(other)).toEqual({ kind: 'pending', ahead: 2, idle: false });
     await client.cancel(waiting);
     expect(await client.locate(waiting)).toEqual({ kind: 'absent' });
     expect(await client.locate(running)).toEqual({ kind: 'running' });

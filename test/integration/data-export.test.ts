@@ -9,11 +9,13 @@ import { sql } from 'kysely';
 import { pino } from 'pino';
 import { expect, onTestFinished, test } from 'vitest';
 import type { Database } from '../../src/database/database.ts';
+import { labelPrefix } from '../../src/instances/label.ts';
 import { exportData, importData } from '../../src/database/transfer.ts';
 import { createTestDatabase } from '../support/database.ts';
 import { newDataFolder, startEmbedded } from '../support/embedded.ts';
 
 const log = pino({ level: 'silent' });
+const move = { kind: 'move', label: null, log } as const;
 
 async function newDatabase(): Promise<{ database: Database; url: string }> {
   const made = await createTestDatabase();
@@ -29,9 +31,9 @@ async function fill({ db }: Database): Promise<void> {
   await sql`insert into service_values (name, value) values ('odd', ${'a\tb\\n"c",\n\r(d) – ü 🎬'})`.execute(
     db,
   );
-  await sql`insert into assets (id, size_bytes, content_type) values (${asset}, 8000000000123, 'image/png')`.execute(
-    db,
-  );
+  await sql`insert into assets (id, size_bytes, content_type, stored_as, uploaded)
+    values (${asset}, 8000000000123, 'image/png', ${asset}, true)`.execute(db);
+  await sql`insert into loose_files (key, removing, due_at) values (${asset}, true, now())`.execute(db);
   await sql`insert into instances (id, provider, status, requirements, vram_gb, created_at)
     values (${instanceId}, 'static', 'ready', '{"a": [null, 1e3]}', 0.1, '2026-02-03 04:05:06.789012+00')`.execute(
     db,
@@ -46,10 +48,11 @@ async function fill({ db }: Database): Promise<void> {
   await sql`delete from job_events where id > 2990`.execute(db);
 }
 
-/** Every row of every table as PostgreSQL prints it. */
+/** Every row of every table as PostgreSQL prints it, save those that a crash may empty. */
 async function contents({ db }: Database): Promise<Record<string, string[]>> {
-  const { rows: tables } = await sql<{ name: string }>`select tablename as name from pg_tables
-    where schemaname = 'public' and tablename not like 'kysely%' order by 1`.execute(db);
+  const { rows: tables } = await sql<{ name: string }>`select relname as name from pg_class
+    where relnamespace = 'public'::regnamespace and relkind = 'r' and relpersistence = 'p'
+      and relname not like 'kysely%' order by 1`.execute(db);
   const found: Record<string, string[]> = {};
   for (const { name } of tables) {
     const { rows } = await sql<{
@@ -73,7 +76,7 @@ test('an import holds what was exported, value for value, and goes on counting w
   const [source, target] = [await newDatabase(), await newDatabase()];
   await fill(source.database);
   const data = await exported(source.url);
-  const counts = await importData({ connectionString: target.url }, Readable.from([data]), log);
+  const counts = await importData({ connectionString: target.url }, Readable.from([data]), move);
   const before = await contents(source.database);
   expect(await contents(target.database)).toEqual(before);
   expect(counts).toEqual(
@@ -102,7 +105,7 @@ test('an import refuses a database that is in use, and what is not a whole expor
   await fill(source.database);
   const data = await exported(source.url);
   const into = (url: string, lines: string): Promise<unknown> =>
-    importData({ connectionString: url }, Readable.from([lines]), log);
+    importData({ connectionString: url }, Readable.from([lines]), move);
 
   await expect(into(source.url, data)).rejects.toThrow('The database is not empty');
   const empty = await contents(target.database);
@@ -121,8 +124,8 @@ test('an import refuses a database that is in use, and what is not a whole expor
 test('the commands move the database of a running service to another server', async () => {
   const folder = await newDataFolder();
   const file = join(folder, 'export.gz');
-  const run = (command: string, env: Record<string, string>): Promise<{ stdout: string }> =>
-    promisify(execFile)(process.execPath, [`scripts/${command}.ts`, file], {
+  const run = (command: string, env: Record<string, string>, ...more: string[]) =>
+    promisify(execFile)(process.execPath, [`scripts/${command}.ts`, ...more, file], {
       env: { ...process.env, ...env },
     });
 
@@ -133,6 +136,58 @@ test('the commands move the database of a running service to another server', as
   expect(exporting.stdout).toContain('2990 job_events');
   expect((await stat(file)).mode & 0o777).toBe(0o600);
   await source.check();
-  expect((await run('data-import', { DATABASE_URL: target.url })).stdout).toContain('2990 job_events');
+  const unsure = await run('data-import', { DATABASE_URL: target.url }).catch((error: unknown) => error);
+  expect(unsure).toMatchObject({ code: 2, stderr: expect.stringContaining('--move | --copy FILE') });
+  const importing = await run('data-import', { DATABASE_URL: target.url }, '--move');
+  expect(importing.stdout).toContain('2990 job_events');
+  expect(importing.stdout).toContain('Do not start the old service again');
   expect(await contents(target.database)).toEqual(await contents(source));
+});
+
+test('a copy leaves to its original the machines, the unfinished jobs and the name', async () => {
+  const [source, target] = [await newDatabase(), await newDatabase()];
+  await fill(source.database);
+  const { db } = source.database;
+  const [instanceId, doneId] = [randomUUID(), randomUUID()];
+  await sql`insert into instances (id, provider, status, phase) values (${instanceId}, 'vast', 'provisioning', 'loading')`.execute(
+    db,
+  );
+  await sql`insert into rentals (id, instance_id, number, status, label, offer, machine_id, price_per_hour_usd, provider_instance_id, secret)
+    values (${randomUUID()}, ${instanceId}, 1, 'active', ${`cfy.shop.${instanceId}.1`}, '{}', '7', 0.5, '4711', 's')`.execute(
+    db,
+  );
+  await sql`insert into jobs (id, status, workflow, wait_limit_ms, time_limit_ms, finished_at)
+    values (${doneId}, 'succeeded', '{}', 1, 1, now())`.execute(db);
+  await sql`insert into service_values (name, value) values ('deployment', 'shop')`.execute(db);
+  const data = await exported(source.url);
+  const copy = (label: string | null): Promise<unknown> =>
+    importData({ connectionString: target.url }, Readable.from([data]), { kind: 'copy', label, log });
+
+  await expect(copy('cfy.shop')).rejects.toThrow('Give the copy another one');
+  await copy('cfy.shop2');
+
+  const read = async (query: string) =>
+    (await sql.raw<Record<string, unknown>>(query).execute(target.database.db)).rows;
+  expect(await read('select status, termination_reason from instances')).toEqual([
+    { status: 'terminated', termination_reason: 'left_behind' },
+    { status: 'terminated', termination_reason: 'left_behind' },
+  ]);
+  expect(await read('select status, end_reason from rentals')).toEqual([
+    { status: 'gone', end_reason: 'left_behind' },
+  ]);
+  expect(await read('select status from jobs order by status')).toEqual([
+    { status: 'canceled' },
+    { status: 'succeeded' },
+  ]);
+  expect(await read('select * from jobs where finished_at is null')).toEqual([]);
+  expect(await read('select * from slots')).toEqual([]);
+  expect(await read(`select data->>'status' as status from job_events where type = 'status'`)).toEqual([
+    { status: 'canceled' },
+  ]);
+  expect(await read('select name from service_values')).toEqual([{ name: 'odd' }]);
+  expect(await labelPrefix(target.database.db, { LABEL_PREFIX: 'cfy', DEPLOYMENT: undefined })).not.toBe(
+    'cfy.shop',
+  );
+  // Nothing of it has changed the original.
+  expect(await exported(source.url)).toContain('4711');
 });

@@ -105,6 +105,45 @@ describe('notifications', () => {
     expect(stays.calls).toEqual(['', 'news']);
     expect(left.calls).toEqual(['']);
   });
+
+  test('a listener for one payload is called for no other, and again when it may have missed some', async () => {
+    const made = await start();
+    const { db, notifications } = made.database;
+    const mine = collector<string>();
+    const all = collector<string>();
+    notifications.subscribe('jobs', mine.add, 'mine');
+    notifications.subscribe('jobs', all.add);
+    await all.reach(1);
+    for (const payload of ['other', 'mine', 'others']) await notifications.publish(db, 'jobs', payload);
+    await all.reach(4);
+    expect(all.calls).toEqual(['', 'other', 'mine', 'others']);
+    expect(mine.calls).toEqual(['', 'mine']);
+    await breakConnections(made);
+    await mine.reach(3);
+    expect(mine.calls).toEqual(['', 'mine', '']);
+  });
+
+  test('channels that are joined and left all at once are listened to one after the other', async () => {
+    const warnings: Error[] = [];
+    const note = (warning: Error): void => void warnings.push(warning);
+    process.on('warning', note);
+    onTestFinished(() => void process.off('warning', note));
+    const made = await start();
+    const { db, notifications } = made.database;
+    const { add, reach } = collector<string>();
+    const leave = ['a', 'b', 'c'].map((channel) => notifications.subscribe(channel, () => undefined));
+    notifications.subscribe('d', add);
+    for (const leaveOne of leave) leaveOne();
+    notifications.subscribe('a', add);
+    // Channel a has been joined twice by then.
+    await reach(3);
+    await breakConnections(made);
+    await reach(5);
+    await notifications.publish(db, 'a', 'one');
+    await notifications.publish(db, 'd', 'two');
+    expect((await reach(7)).slice(5)).toEqual(['one', 'two']);
+    expect(warnings.map(({ message }) => message)).toEqual([]);
+  });
 });
 
 describe('migrations', () => {

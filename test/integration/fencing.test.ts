@@ -48,13 +48,15 @@ describe('a replica whose step comes back late', () => {
   let provider: Provider & { close(): Promise<void> };
   let replica: InstanceDeps;
   let id: string;
+  const logged: string[] = [];
   const config: Config = loadConfig({ INSTANCE_POLL_SECONDS: '0.05', RENT_SETTLE_SECONDS: '1' });
 
   beforeEach(async () => {
     vast = await startVastDouble({ knobs: { phases: instantPhases } });
     testDatabase = await createTestDatabase();
     const { db, queues } = testDatabase.database;
-    const log = createLogger({ ...config, LOG_LEVEL: 'silent' });
+    logged.length = 0;
+    const log = createLogger(config, { write: (line) => void logged.push(line) });
     provider = createVastProvider({
       config: loadConfig({ VASTAI_API_KEY: vast.apiKey, VAST_API_URL: vast.url, VAST_PACING: 'none' }),
       log,
@@ -170,6 +172,24 @@ describe('a replica whose step comes back late', () => {
     expect(await everything()).toEqual(now);
     expect((await state()).instance.status).toBe('terminated');
     expect(vast.liveRentals()).toEqual([]);
+  });
+
+  it('with a rental that another has confirmed does not take it for one that was written off', async () => {
+    await stepUntil('launch');
+    const late = await holdUp('launch');
+    await stepUntil('load');
+    await late.comesBack();
+    expect(logged.join('')).toContain('confirmed by somebody else');
+    expect(logged.join('')).not.toContain('written off');
+  });
+
+  it('with a rental that was written off warns of it', async () => {
+    await stepUntil('launch');
+    const late = await holdUp('launch');
+    const { db } = testDatabase.database;
+    await db.updateTable('rentals').set({ status: 'gone', gone_at: new Date() }).execute();
+    await late.comesBack();
+    expect(logged.join('')).toContain('the rental was written off');
   });
 
   it('with the id of a new rental still hands that over, so that it can be destroyed', async () => {

@@ -1,7 +1,10 @@
+import { sql } from 'kysely';
 import { afterAll, beforeAll, beforeEach, describe, expect, it } from 'vitest';
 import { endAttempt } from '../../src/jobs/attempt.ts';
+import { headsOfLines } from '../../src/jobs/lines.ts';
 import { closeSlots, openSlots } from '../../src/jobs/placement.ts';
 import { sweepJobs } from '../../src/jobs/sweep.ts';
+import type { Verdict } from '../../src/jobs/verdict.ts';
 import { createJobBench, type JobBench } from '../support/jobs.ts';
 import { emptyImage } from '../support/workflows.ts';
 
@@ -29,6 +32,19 @@ const close = (instanceId: string) =>
   bench.database.db
     .transaction()
     .execute((trx) => closeSlots(trx, bench.database.queues, instanceId, 'The host went offline.', 2));
+const end = async (id: string, verdict: Verdict) => {
+  const { db, queues } = bench.database;
+  const ref = await bench.attemptOf(id);
+  await db
+    .transaction()
+    .execute((trx) => endAttempt(trx, queues, ref, verdict, { maxAttempts: 2, now: new Date() }));
+};
+/** Leaves one free slot of two. */
+const fillSlot = async () => {
+  const id = await bench.submit(emptyImage, { priority: 100 });
+  await bench.database.db.updateTable('slots').set({ job_id: id }).where('slot', '=', 1).execute();
+  await update(id, { status: 'running', started_at: new Date() });
+};
 const messages = async (queue: 'run' | 'dispatch') =>
   (await bench.database.queues.health()).depth[queue] ?? 0;
 
@@ -69,6 +85,73 @@ describe('the dispatch', () => {
       'running',
       'running',
     ]);
+  });
+
+  it('lets one job of a key through before the many of another', async () => {
+    const from = async (key: string) => {
+      const id = await bench.submit(emptyImage);
+      await update(id, { api_key: key });
+      return id;
+    };
+    const many = [];
+    for (let count = 0; count < 4; count += 1) many.push(await from('many'));
+    const one = await from('one');
+    await bench.addInstance();
+    await bench.dispatch();
+    const placed = await Promise.all([...many, one].map(statusOf));
+    expect(placed).toEqual(['running', 'queued', 'queued', 'queued', 'running']);
+
+    // Both have ended; the key that was served longer ago comes first, also with a later job.
+    for (const [id, ms] of [
+      [many[0] ?? '', 10],
+      [one, 10_000],
+    ] as const) {
+      await end(id, { kind: 'succeeded', outputs: [] });
+      await update(id, { finished_at: agoMs(ms) });
+    }
+    const another = await from('one');
+    await update(another, { created_at: agoMs(0) });
+    await fillSlot();
+    await bench.dispatch();
+    expect([await statusOf(another), await statusOf(many[1] ?? '')]).toEqual(['queued', 'running']);
+  });
+
+  it('sends a job to the instance that ran such a workflow last', async () => {
+    const other = { '3': { class_type: 'PrimitiveInt', inputs: { value: 1 } }, ...emptyImage };
+    const [first, second] = [await bench.addInstance(), await bench.addInstance()];
+    const before = [
+      await bench.submit(emptyImage, { instanceId: second }),
+      await bench.submit(other, { instanceId: first }),
+    ];
+    await bench.dispatch();
+    for (const id of before) await end(id, { kind: 'succeeded', outputs: [] });
+    const same = [await bench.submit(emptyImage), await bench.submit(other)] as const;
+    await bench.dispatch();
+    expect([await place(same[0]), await place(same[1])]).toEqual([second, first]);
+  });
+
+  it('reads as few jobs as it needs, also with thousands that wait', async () => {
+    await bench.addInstance();
+    const { db } = bench.database;
+    const id = await bench.submit(emptyImage);
+    await sql`insert into jobs (id, status, workflow, requirements, priority, time_limit_ms, wait_limit_ms, api_key, waiting_for)
+      select gen_random_uuid(), 'queued', workflow, jsonb_build_object('minVramGb', 100 + number % 5), number % 7, 1000, 1000000,
+        'key' || number % 4, 'No ready instance satisfies the requirements.'
+      from jobs, generate_series(1, 4000) as number`.execute(db);
+    await sql`update jobs set requirements = requirements || '{"gpuNames": [], "regions": [], "gpuCount": 1}'
+      where requirements is not null`.execute(db);
+    await sql`analyze jobs`.execute(db);
+    await db.transaction().execute(async (trx) => {
+      expect(await headsOfLines(trx, 2)).toHaveLength(20 * 2 + 1);
+      const { rows } = await sql<{ whole: number; byIndex: number }>`
+        select seq_tup_read as whole, idx_tup_fetch as "byIndex" from pg_stat_xact_user_tables where relname = 'jobs'`.execute(
+        trx,
+      );
+      expect(rows).toEqual([{ whole: 0, byIndex: expect.any(Number) }]);
+      expect(rows[0]?.byIndex).toBeLessThan(100);
+    });
+    expect(await bench.dispatch()).toBe(1);
+    expect(await statusOf(id)).toBe('running');
   });
 
   it('is not held up by any number of jobs that fit nowhere', async () => {

@@ -1,10 +1,13 @@
+import { sql } from 'kysely';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import type { App } from '../../src/http/server.ts';
 import { jobRoutes } from '../../src/jobs/routes.ts';
+import { createJobs } from '../../src/jobs/service.ts';
+import { createKnownNodes } from '../../src/jobs/known-nodes.ts';
 import type { JobView } from '../../src/jobs/presentation.ts';
 import { createTestApp } from '../support/http.ts';
 import { createJobBench, fresh, type JobBench } from '../support/jobs.ts';
-import { emptyImage, scaledImage, slowFrames } from '../support/workflows.ts';
+import { emptyImage, scaledImage } from '../support/workflows.ts';
 
 let bench: JobBench;
 let app: App;
@@ -13,7 +16,9 @@ let url: string;
 beforeAll(async () => {
   bench = await createJobBench();
   await bench.addInstance();
-  ({ app } = await createTestApp({ routes: [jobRoutes({ jobs: bench.jobs, assets: bench.deps.assets })] }));
+  ({ app } = await createTestApp({
+    routes: [jobRoutes({ jobs: bench.jobs, assets: bench.deps.assets })],
+  }));
   url = await app.listen({ host: '127.0.0.1', port: 0 });
 });
 afterAll(async () => {
@@ -33,8 +38,9 @@ type Body = JobView & {
 async function call(
   path: string,
   init?: RequestInit,
+  base = url,
 ): Promise<{ status: number; headers: Headers; body: Body }> {
-  const answer = await fetch(url + path, init);
+  const answer = await fetch(base + path, init);
   return { status: answer.status, headers: answer.headers, body: (await answer.json()) as Body };
 }
 
@@ -129,7 +135,7 @@ describe('POST /jobs', () => {
     expect(status).toBe(201);
     const { job } = await bench.jobs.get(body.id);
     const assetId = job.inputs[0]?.assetId ?? '';
-    expect(job.inputs).toEqual([{ node: '1', input: 'image', assetId }]);
+    expect(job.inputs).toMatchObject([{ node: '1', input: 'image', assetId }]);
     expect(await bench.deps.assets.get(assetId)).toMatchObject({ fileName: 'photo.png', sizeBytes: 19 });
     await bench.jobs.cancel(body.id);
   });
@@ -150,6 +156,37 @@ describe('POST /jobs', () => {
     expect(answer.status).toBe(400);
     expect(answer.body.code).toBe('invalid_request');
     if (field !== 'photo' || 'job' in fields) expect(answer.body.field).toBe(field);
+  });
+
+  it('takes the job of a form as a file too, as `curl -F job=@job.json` sends it', async () => {
+    const form = new FormData();
+    form.set(
+      'job',
+      new Blob([JSON.stringify({ workflow: emptyImage })], { type: 'application/json' }),
+      'job.json',
+    );
+    const { status, body } = await call('/jobs', { method: 'POST', body: form });
+    expect(status).toBe(201);
+    await bench.jobs.cancel(body.id);
+    form.set('job', new Blob([' '.repeat(11_000_000)]), 'job.json');
+    expect((await call('/jobs', { method: 'POST', body: form })).body).toMatchObject({
+      code: 'payload_too_large',
+      field: 'job',
+    });
+  });
+
+  it('shows its form in the documentation', async () => {
+    const document = (await (await fetch(`${url}/openapi.json`)).json()) as {
+      paths: Record<string, { post: { requestBody: { content: Record<string, { schema: unknown }> } } }>;
+    };
+    const { content } = document.paths['/jobs']?.post.requestBody ?? {};
+    const job = { $ref: '#/components/schemas/JobRequest' };
+    expect(content?.['application/json']?.schema).toEqual(job);
+    expect(content?.['multipart/form-data']?.schema).toMatchObject({
+      properties: { job },
+      required: ['job'],
+      additionalProperties: { type: 'string', format: 'binary' },
+    });
   });
 
   it('refuses a file part that did not come', async () => {
@@ -198,6 +235,218 @@ describe('GET /jobs', () => {
     expect((await call(path)).body.items).toMatchObject([{ id, status: 'succeeded' }]);
     const other = await call('/jobs?status=expired');
     expect(other.body).toEqual({ items: [], nextCursor: null });
+  });
+});
+
+describe('the filters of GET /jobs', () => {
+  const idsOf = async (query: string) => (await call(`/jobs?${query}`)).body.items.map(({ id }) => id);
+
+  /** Jobs that nobody runs. */
+  async function submitAll(...requests: Record<string, unknown>[]): Promise<string[]> {
+    const ids: string[] = [];
+    for (const request of requests) {
+      ids.push(await bench.submit(emptyImage, request));
+      await bench.jobs.cancel(ids.at(-1) ?? '');
+    }
+    return ids;
+  }
+
+  it('find jobs by their labels, of which all must be there', async () => {
+    const [red, blue] = await submitAll(
+      { metadata: { team: 'one', colour: 'red:ish', 'a b': '=&"\\' } },
+      { metadata: { team: 'one', colour: 'blue' } },
+      { metadata: { team: 'two', colour: 'red:ish' } },
+    );
+    expect(await idsOf('label=team:one')).toEqual([blue, red]);
+    expect(await idsOf('label=team:one&label=colour:red:ish')).toEqual([red]);
+    expect(await idsOf(`label=${encodeURIComponent('a b:=&"\\')}`)).toEqual([red]);
+    expect(await idsOf('label=team:one&label=team:two')).toEqual([]);
+    expect(await idsOf('label=team:on')).toEqual([]);
+  });
+
+  it('find jobs by the time of their acceptance', async () => {
+    const [first, second, third] = await submitAll(
+      { metadata: { series: 'time' } },
+      { metadata: { series: 'time' } },
+      { metadata: { series: 'time' } },
+    );
+    const { createdAt } = await bench.job(second ?? '');
+    const between = (from: string, to: string) =>
+      idsOf(`label=series:time&createdAfter=${from}&createdBefore=${to}`);
+    const justBefore = new Date(Date.parse(createdAt) - 1).toISOString();
+    const justAfter = new Date(Date.parse(createdAt) + 1).toISOString();
+    expect(await between(justBefore, justAfter)).toContain(second);
+    expect(await idsOf(`label=series:time&createdAfter=${createdAt}`)).not.toContain(second);
+    expect(await idsOf(`label=series:time&createdBefore=${createdAt}`)).not.toContain(second);
+    expect(await between('0000-01-01T00:00:00%2B12:00', '9999-12-31T23:59:59-12:00')).toEqual([
+      third,
+      second,
+      first,
+    ]);
+  });
+
+  it('find jobs by the API key that they came with', async () => {
+    const { job } = await bench.jobs.create({
+      workflow: emptyImage,
+      inputs: [],
+      priority: 0,
+      previews: false,
+      metadata: {},
+      apiKey: 'frontend',
+    });
+    await bench.jobs.cancel(job.id);
+    expect((await call('/jobs?apiKey=frontend')).body.items).toMatchObject([
+      { id: job.id, apiKey: 'frontend' },
+    ]);
+    expect(await idsOf('apiKey=backend')).toEqual([]);
+  });
+
+  it('keep their pages apart while jobs come in between', async () => {
+    const metadata = { series: 'pages' };
+    const ids = await submitAll({ metadata }, { metadata }, { metadata });
+    const first = await call('/jobs?label=series:pages&limit=2');
+    await submitAll({ metadata });
+    const rest = await call(`/jobs?label=series:pages&limit=2&cursor=${first.body.nextCursor}`);
+    expect([...first.body.items, ...rest.body.items].map(({ id }) => id)).toEqual(ids.toReversed());
+    expect(rest.body.nextCursor).toBeNull();
+  });
+
+  it('look labels up in their index', async () => {
+    const plan = await bench.deps.db.transaction().execute(async (trx) => {
+      await sql`set local enable_seqscan = off`.execute(trx);
+      return sql<object>`explain select id from jobs where metadata @> '{"team": "one"}'`.execute(trx);
+    });
+    expect(JSON.stringify(plan.rows)).toContain('jobs_by_metadata');
+  });
+
+  it.each([
+    ['label=team', 'label'],
+    ['label=:one', 'label'],
+    ['label=team:%00', 'label'],
+    ['createdAfter=yesterday', 'createdAfter'],
+    ['batchId=1', 'batchId'],
+    ['apiKey=%00', 'apiKey'],
+    ['metadata[team]=one', '["metadata[team]"]'],
+  ])('name what is wrong in %s', async (query, field) => {
+    expect(await call(`/jobs?${query}`)).toMatchObject({
+      status: 400,
+      body: { code: 'invalid_request', field },
+    });
+  });
+});
+
+describe('Prefer: wait', () => {
+  const waiting = (seconds: number) => ({ headers: { prefer: `wait=${seconds}` } });
+
+  /** The routes in another app, where at most 1 s is waited, and how many wait there for news of a job. */
+  async function startWaitingRoom() {
+    let watchers = 0;
+    const { notifications, config } = bench.deps;
+    const jobs = createJobs({
+      ...bench.deps,
+      nodes: createKnownNodes({ ...bench.deps, canRent: false }),
+      config: { ...config, PREFER_WAIT_MAX_SECONDS: 1 },
+      notifications: {
+        ...notifications,
+        subscribe(...subscription) {
+          const unsubscribe = notifications.subscribe(...subscription);
+          watchers += 1;
+          return () => {
+            watchers -= 1;
+            unsubscribe();
+          };
+        },
+      },
+    });
+    const room = await createTestApp({
+      routes: [jobRoutes({ jobs, assets: bench.deps.assets })],
+    });
+    const address = await room.app.listen({ host: '127.0.0.1', port: 0 });
+    return { address, close: () => room.app.close(), watchers: () => watchers };
+  }
+
+  it('answers a look at a job when it has ended', async () => {
+    const id = await bench.submit(fresh(emptyImage));
+    // However the caller writes the id.
+    const answer = call(`/jobs/${id.toUpperCase()}`, waiting(50));
+    await bench.run(id);
+    const { status, headers, body } = await answer;
+    expect([status, headers.get('preference-applied')]).toEqual([200, 'wait=50']);
+    expect(body).toMatchObject({ status: 'succeeded', outputs: [{ kind: 'image' }] });
+    // It has ended: nothing to wait for.
+    expect((await call(`/jobs/${id}`, waiting(50))).body.status).toBe('succeeded');
+  });
+
+  it('accepts a job and answers when it has ended', async () => {
+    const answer = call('/jobs', {
+      method: 'POST',
+      headers: { 'content-type': 'application/json', prefer: 'respond-async, wait=50' },
+      body: JSON.stringify({ workflow: fresh(emptyImage), metadata: { waits: 'yes' } }),
+    });
+    const accepted = async () => (await call('/jobs?label=waits:yes')).body.items.map(({ id }) => id);
+    await expect.poll(accepted).toHaveLength(1);
+    const [id = ''] = await accepted();
+    await bench.run(id);
+    const { status, headers, body } = await answer;
+    expect([status, headers.get('preference-applied'), headers.get('location')]).toEqual([
+      201,
+      'wait=50',
+      `/jobs/${id}`,
+    ]);
+    expect(body).toMatchObject({ id, status: 'succeeded', outputs: [{ kind: 'image' }] });
+  });
+
+  it('waits no longer than the setting allows, and says so', async () => {
+    const room = await startWaitingRoom();
+    const id = await bench.submit(emptyImage);
+    const began = performance.now();
+    const answer = await fetch(`${room.address}/jobs/${id}`, waiting(500));
+    expect(performance.now() - began).toBeGreaterThanOrEqual(999);
+    expect([answer.status, answer.headers.get('preference-applied')]).toEqual([200, 'wait=1']);
+    expect(await answer.json()).toMatchObject({ id, status: 'queued' });
+    expect(room.watchers()).toBe(0);
+    await room.close();
+    await bench.jobs.cancel(id);
+  });
+
+  it('leaves nothing behind when the caller goes', async () => {
+    const room = await startWaitingRoom();
+    const id = await bench.submit(emptyImage);
+    const leaving = new AbortController();
+    const answer = fetch(`${room.address}/jobs/${id}`, { ...waiting(1), signal: leaving.signal });
+    await expect.poll(room.watchers).toBe(1);
+    const left = performance.now();
+    leaving.abort();
+    await expect(answer).rejects.toThrow('aborted');
+    await expect.poll(room.watchers, { interval: 10 }).toBe(0);
+    expect(performance.now() - left).toBeLessThan(800);
+    await room.close();
+    await bench.jobs.cancel(id);
+  });
+
+  it('answers at once when the service stops', async () => {
+    const room = await startWaitingRoom();
+    const id = await bench.submit(emptyImage);
+    const answer = call(`/jobs/${id}`, waiting(1), room.address);
+    await expect.poll(room.watchers).toBe(1);
+    const stopped = performance.now();
+    await room.close();
+    const { status, body } = await answer;
+    expect(performance.now() - stopped).toBeLessThan(800);
+    expect([status, body.status]).toEqual([200, 'queued']);
+    await bench.jobs.cancel(id);
+  });
+
+  it.each(['wait=soon', 'wait', 'wait="5', 'return=minimal'])('takes no notice of %s', async (prefer) => {
+    const id = await bench.submit(emptyImage);
+    const answer = await call(`/jobs/${id}`, { headers: { prefer } });
+    expect([answer.status, answer.headers.get('preference-applied')]).toEqual([200, null]);
+    await bench.jobs.cancel(id);
+  });
+
+  it('does not hide that there is no such job', async () => {
+    const path = '/jobs/0192f0a4-6f2e-7c1d-9a53-1f0d3b6c8e21';
+    expect((await call(path, waiting(50))).body.code).toBe('job_not_found');
   });
 });
 
@@ -251,140 +500,3 @@ describe('one job', () => {
     });
   });
 });
-
-describe('GET /jobs/:id/events', () => {
-  it('tells everything from the first moment to the last, and ends', async () => {
-    bench.double.knobs.frameMs = 5;
-    const id = await bench.submit(fresh(slowFrames));
-    const stream = await openEvents(id);
-    const first = await stream.next();
-    expect(first).toMatchObject({ type: 'status', data: { status: 'queued' }, id: expect.any(Number) });
-    await bench.run(id);
-    const rest = await stream.rest();
-    const statuses = rest.flatMap(({ type, data }) => (type === 'status' ? [data['status']] : []));
-    expect(statuses).toEqual(['running', 'succeeded']);
-    const progress = rest.filter(({ type }) => type === 'progress');
-    expect(progress.length).toBeGreaterThan(2);
-    expect(progress.every((event) => event.id === null)).toBe(true);
-    expect(rest.find(({ type }) => type === 'output')?.data).toMatchObject({
-      url: expect.stringContaining(`/jobs/${id}/outputs/`),
-    });
-    const ids = [first, ...rest].flatMap((event) => event?.id ?? []);
-    expect(ids).toEqual(ids.toSorted((a, b) => a - b));
-  });
-
-  it('begins after the last event that the caller has seen', async () => {
-    const id = await bench.submit(fresh(emptyImage));
-    const queued = await (await openEvents(id)).next();
-    await bench.run(id);
-    const missed = await (await openEvents(id, queued?.id)).rest();
-    expect(missed.map(({ type, data }) => data['status'] ?? type)).toEqual([
-      'running',
-      'output',
-      'succeeded',
-    ]);
-    const last = await fetch(`${url}/jobs/${id}/events`, {
-      headers: { 'last-event-id': String(missed.at(-1)?.id) },
-    });
-    expect(last.status).toBe(204);
-  });
-
-  it('gives who comes late the whole state and ends', async () => {
-    const id = await bench.submit(fresh(emptyImage));
-    await bench.run(id);
-    const events = await (await openEvents(id)).rest();
-    expect(events.map(({ type, data }) => data['status'] ?? data['name'] ?? type)).toEqual([
-      'empty_00001_.png',
-      'succeeded',
-    ]);
-  });
-
-  it('shows what a job waits for when that changes', async () => {
-    const id = await bench.submit(emptyImage, { requirements: { gpuNames: ['H200'] } });
-    const stream = await openEvents(id);
-    await stream.next();
-    await bench.dispatch();
-    expect(await stream.next()).toMatchObject({
-      type: 'status',
-      data: { status: 'queued', waitingFor: expect.stringContaining('No ready instance') },
-      id: null,
-    });
-    await bench.jobs.cancel(id);
-    expect(await stream.rest()).toMatchObject([{ data: { status: 'canceled' } }]);
-  });
-
-  it('ends when the service stops', async () => {
-    const other = await createTestApp({
-      routes: [jobRoutes({ jobs: bench.jobs, assets: bench.deps.assets })],
-    });
-    const address = await other.app.listen({ host: '127.0.0.1', port: 0 });
-    const id = await bench.submit(emptyImage, { requirements: { gpuNames: ['H200'] } });
-    const answer = await fetch(`${address}/jobs/${id}/events`);
-    const text = answer.text();
-    await other.app.close();
-    expect(await text).toContain('"status":"queued"');
-    await bench.jobs.cancel(id);
-  });
-
-  it('leaves nothing behind when the caller goes', async () => {
-    const id = await bench.submit(emptyImage, { requirements: { gpuNames: ['H200'] } });
-    const leaving = new AbortController();
-    const answer = await fetch(`${url}/jobs/${id}/events`, { signal: leaving.signal });
-    expect(answer.status).toBe(200);
-    const connections = () =>
-      new Promise<number>((resolve) => app.server.getConnections((_error, count) => resolve(count)));
-    const before = await connections();
-    leaving.abort();
-    await expect.poll(connections).toBeLessThan(before);
-    await bench.jobs.cancel(id);
-  });
-});
-
-interface SentEvent {
-  id: number | null;
-  type: string;
-  data: Record<string, unknown>;
-}
-
-interface EventReader {
-  next(): Promise<SentEvent | null>;
-  rest(): Promise<SentEvent[]>;
-}
-
-async function openEvents(id: string, lastId?: number | null): Promise<EventReader> {
-  const headers: Record<string, string> = lastId == null ? {} : { 'last-event-id': String(lastId) };
-  const answer = await fetch(`${url}/jobs/${id}/events`, { headers });
-  expect(answer.headers.get('content-type')).toBe('text/event-stream; charset=utf-8');
-  const events = readEvents(answer);
-  return {
-    next: async () => (await events.next()).value ?? null,
-    async rest() {
-      const rest: SentEvent[] = [];
-      for await (const event of events) rest.push(event);
-      return rest;
-    },
-  };
-}
-
-async function* readEvents(answer: Response): AsyncGenerator<SentEvent, undefined> {
-  let text = '';
-  const decoder = new TextDecoder();
-  for await (const chunk of answer.body ?? []) {
-    text += decoder.decode(chunk as Uint8Array, { stream: true });
-    const frames = text.split('\n\n');
-    text = frames.pop() ?? '';
-    for (const frame of frames) {
-      const fields = new Map(
-        frame.split('\n').map((line) => [line.split(': ', 1)[0], line.slice(line.indexOf(': ') + 2)]),
-      );
-      const data = fields.get('data');
-      if (data === undefined) continue;
-      const id = fields.get('id');
-      yield {
-        id: id === undefined ? null : Number(id),
-        type: fields.get('event') ?? '',
-        data: JSON.parse(data) as Record<string, unknown>,
-      };
-    }
-  }
-}

@@ -1,11 +1,16 @@
-import { randomBytes } from 'node:crypto';
+import { randomBytes, randomInt, randomUUID } from 'node:crypto';
+import { mkdir, rm } from 'node:fs/promises';
 import { createServer } from 'node:http';
 import type { AddressInfo } from 'node:net';
+import { join } from 'node:path';
 import sharp from 'sharp';
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, it } from 'vitest';
-import { closeSlots } from '../../src/jobs/placement.ts';
+import { openLink } from '../../src/comfyui/link.ts';
+import { openSession } from '../../src/comfyui/session.ts';
+import { busyJobs, closeSlots } from '../../src/jobs/placement.ts';
 import type { JobView } from '../../src/jobs/presentation.ts';
 import { runAttempt } from '../../src/jobs/run.ts';
+import { COLLECTING_PER_INSTANCE } from '../../src/jobs/slots.ts';
 import { defaultKnobs } from '../doubles/comfyui/knobs.ts';
 import { createJobBench, fresh, type JobBench } from '../support/jobs.ts';
 import {
@@ -40,6 +45,8 @@ afterEach(async () => {
   expect(busy).toEqual([]);
 });
 
+const requests = (route: string) =>
+  (bench.double.counters.requests[route] ?? 0) - (before.requests[route] ?? 0);
 const counted = (name: 'promptsAccepted' | 'executionsStarted' | 'executionsFinished' | 'uploads') =>
   bench.double.counters[name] - before[name];
 const executing = (job: JobView) =>
@@ -48,7 +55,31 @@ const png = () =>
   sharp({ create: { width: 32, height: 24, channels: 3, background: '#c04020' } })
     .png()
     .toBuffer();
-const fault = (route: string, how: 'status' | 'drop-before' | 'drop-after', rest = {}) =>
+/** A job whose result cannot be had before the downloads are let go. */
+const slowToFetch = async (request = {}) => {
+  bench.double.knobs.downloadBytesPerSecond = 20_000;
+  bench.double.knobs.nodes['SaveLarge'] = { durationMs: 0, outputCount: 1, outputBytes: 1_000_000 };
+  return bench.submit({ '1': { class_type: 'SaveLarge', inputs: { seed: randomInt(2 ** 40) } } }, request);
+};
+const collecting = (job: JobView) => job.attempts.at(-1)?.status === 'collecting';
+const instanceRow = () =>
+  bench.database.db
+    .selectFrom('instances')
+    .selectAll()
+    .select(busyJobs.as('busy'))
+    .where('id', '=', instanceId)
+    .executeTakeFirstOrThrow();
+/** As its check would write it, once ComfyUI works again. */
+const recover = async () => {
+  await bench.double.restart();
+  bench.double.knobs.wedged = false;
+  await bench.database.db
+    .updateTable('instances')
+    .set({ stuck_prompt_id: null, unreachable_since: null })
+    .where('id', '=', instanceId)
+    .execute();
+};
+const fault = (route: string, how: 'status' | 'drop-before' | 'drop-after' | 'hang', rest = {}) =>
   bench.double.knobs.requestFaults.push({ route, how, ...rest });
 
 describe('a job', () => {
@@ -86,6 +117,7 @@ describe('a job', () => {
       .selectFrom('job_events')
       .select(['type', 'data'])
       .where('job_id', '=', id)
+      .where('type', '<>', 'log')
       .orderBy('id')
       .execute();
     expect(events.map(({ type, data }) => ('status' in data ? data.status : type))).toEqual([
@@ -159,10 +191,48 @@ describe('a job', () => {
     expect(job.error?.detail).toContain(`Node 2 (${where.nodeType}) failed: `);
   });
 
-  it('that runs out of memory says so', async () => {
+  it('that runs out of memory is tried once more on the same instance, with its memory freed', async () => {
     bench.double.knobs.outOfMemory = 1;
-    const job = await bench.run(await bench.submit(fresh(emptyImage)));
-    expect(job).toMatchObject({ status: 'failed', error: { code: 'out_of_memory', nodeId: '1' } });
+    const id = await bench.submit(fresh(emptyImage));
+    expect(await bench.run(id)).toMatchObject({ status: 'running', attempt: 2, error: null, instanceId });
+    expect(requests('POST /free')).toBe(0);
+    expect(await bench.run(id)).toMatchObject({
+      status: 'succeeded',
+      attempts: [
+        { outcome: 'failed', reason: expect.stringContaining('ran out of the memory of the GPU') },
+        { outcome: 'succeeded' },
+      ],
+    });
+    expect(requests('POST /free')).toBe(1);
+  });
+
+  it('that runs out of memory again fails, and says with what it would run', async () => {
+    bench.double.knobs.outOfMemory = 2;
+    const id = await bench.submit(fresh(emptyImage));
+    await bench.run(id);
+    expect(await bench.run(id)).toMatchObject({
+      status: 'failed',
+      error: { code: 'out_of_memory', nodeId: '1', requirements: { minVramGb: 32 } },
+      attempts: [{ outcome: 'failed' }, { outcome: 'failed' }],
+    });
+  });
+
+  it('that needs a model which is not there is not tried again', async () => {
+    bench.double.knobs.nodes['CheckpointLoaderSimple'] = {
+      durationMs: 0,
+      returns: ['MODEL'],
+      choices: { ckpt_name: ['there.safetensors'] },
+      outputCount: 1,
+    };
+    const workflow = {
+      '1': { class_type: 'CheckpointLoaderSimple', inputs: { ckpt_name: 'missing.safetensors' } },
+    };
+    const job = await bench.run(await bench.submit(workflow));
+    expect(job).toMatchObject({
+      status: 'failed',
+      attempt: 1,
+      error: { code: 'invalid_workflow', nodeErrors: { '1': { errors: [{ type: 'value_not_in_list' }] } } },
+    });
   });
 
   it('that ComfyUI refuses fails with its findings', async () => {
@@ -220,8 +290,7 @@ describe('a job with an input by URL', () => {
     bench.double.knobs.wedged = true;
     const id = await bench.submit(scaledImage, { inputs });
     expect(await bench.run(id)).toMatchObject({ status: 'queued', attempts: [{ outcome: 'lost' }] });
-    await bench.double.restart();
-    bench.double.knobs.wedged = false;
+    await recover();
     expect(await bench.run(id)).toMatchObject({ status: 'succeeded' });
     expect(fetches).toBe(1);
     await new Promise((resolve) => server.close(resolve));
@@ -258,18 +327,112 @@ describe('a running job', () => {
 
   it('is stopped at its time limit', async () => {
     bench.double.knobs.itemMs = 20;
-    const job = await bench.run(await bench.submit(fresh(slowList), { timeLimitSeconds: 0.2 }));
+    const job = await bench.run(await bench.submit(fresh(slowList), { timeLimitSeconds: 0.5 }));
     expect(job).toMatchObject({ status: 'failed', error: { code: 'time_limit' } });
+    expect(counted('executionsStarted')).toBe(1);
     expect(await bench.session.client.queue()).toEqual({ running: [], pending: [] });
   });
 
   it('ends at its limit even when ComfyUI never stops, and says that this is not confirmed', async () => {
     bench.double.knobs.itemMs = 20;
     bench.double.knobs.loseInterrupts = 1_000_000;
-    const job = await bench.run(await bench.submit(fresh(slowList), { timeLimitSeconds: 0.05 }));
+    const id = await bench.submit(fresh(slowList), { timeLimitSeconds: 0.5 });
+    await bench.dispatch();
+    const { attemptId } = await bench.attemptOf(id);
+    const job = await bench.run(id);
     expect(job).toMatchObject({ status: 'failed', error: { code: 'time_limit' } });
     expect(job.error?.detail).toContain('not confirmed');
+    expect(await instanceRow()).toMatchObject({ stuck_prompt_id: attemptId });
+    await recover();
+  });
+
+  it('is stopped at its time limit while its file is on the way', async () => {
+    bench.double.knobs.uploadBytesPerSecond = 20_000;
+    const asset = await bench.addAsset(randomBytes(2_000_000), 'large.png');
+    const inputs = [{ node: '1', input: 'image', assetId: asset.id }];
+    const job = await bench.run(await bench.submit(scaledImage, { inputs, timeLimitSeconds: 0.3 }));
+    expect(job).toMatchObject({ status: 'failed', error: { code: 'time_limit' } });
+    expect(job.error?.detail).toContain('did not reach the instance');
+    expect(counted('promptsAccepted')).toBe(0);
+  });
+
+  it('has its limits by the clock, also while nobody looks', async () => {
+    bench.double.knobs.itemMs = 20;
+    const id = await bench.submit(fresh(slowList), { timeLimitSeconds: 60 });
+    const stop = new AbortController();
+    const first = bench.run(id, stop.signal);
+    await bench.jobWhen(id, executing);
+    stop.abort(new Error('The service stops.'));
+    await expect(first).rejects.toThrow('The service stops.');
+    const { attemptId } = await bench.attemptOf(id);
+    await bench.database.db
+      .updateTable('attempts')
+      .set({ started_at: new Date(Date.now() - 60_000) })
+      .where('id', '=', attemptId)
+      .execute();
+    expect(await bench.run(id)).toMatchObject({ status: 'failed', error: { code: 'time_limit' } });
+    expect(await bench.session.client.queue()).toEqual({ running: [], pending: [] });
+  });
+
+  it('is canceled while it waits behind another in ComfyUI, and never runs', async () => {
+    bench.double.knobs.itemMs = 20;
+    const ahead = await bench.submit(fresh(slowList));
+    const running = bench.run(ahead);
+    await bench.jobWhen(ahead, executing);
+    const id = await bench.submit(fresh(emptyImage));
+    const waiting = bench.run(id);
+    await bench.jobWhen(id, (job) => job.progress?.phase === 'waiting');
+    await bench.jobs.cancel(id);
+    expect(await waiting).toMatchObject({ status: 'canceled', attempts: [{ startedAt: null }] });
+    await bench.jobs.cancel(ahead);
+    await running;
+    expect(counted('executionsStarted')).toBe(1);
+  });
+
+  it('is canceled while ComfyUI does not answer its submit, and runs nowhere', async () => {
+    fault('POST /prompt', 'hang', { times: 1 });
+    const id = await bench.submit(fresh(emptyImage));
+    const running = bench.run(id);
+    await expect.poll(() => requests('POST /prompt')).toBe(1);
+    await bench.jobs.cancel(id);
+    expect(await running).toMatchObject({ status: 'canceled' });
+    expect(counted('promptsAccepted')).toBe(0);
+  });
+
+  it('is canceled although the answer to its submit was lost and it runs by now', async () => {
+    bench.double.knobs.itemMs = 20;
+    fault('POST /prompt', 'drop-after', { times: 1 });
+    const id = await bench.submit(fresh(slowList));
+    const running = bench.run(id);
+    await bench.jobWhen(id, executing);
+    await bench.jobs.cancel(id);
+    expect(await running).toMatchObject({ status: 'canceled' });
+    expect(await bench.session.client.queue()).toEqual({ running: [], pending: [] });
+  });
+
+  it('is canceled at once while its instance is out of reach and has nothing of it', async () => {
+    await bench.double.exit();
+    const asset = await bench.addAsset(await png(), 'photo.png');
+    const id = await bench.submit(scaledImage, {
+      inputs: [{ node: '1', input: 'image', assetId: asset.id }],
+    });
+    const running = bench.run(id);
+    await bench.jobWhen(id, (job) => job.progress?.phase === 'staging');
+    await bench.jobs.cancel(id);
+    expect(await running).toMatchObject({ status: 'canceled' });
     await bench.double.restart();
+  });
+
+  it('is canceled while its result is fetched, which then is none', async () => {
+    const id = await slowToFetch();
+    const running = bench.run(id);
+    await bench.jobWhen(id, collecting);
+    await bench.jobs.cancel(id);
+    expect(await running).toMatchObject({
+      status: 'canceled',
+      outputs: [],
+      attempts: [{ outcome: 'canceled' }],
+    });
   });
 
   it('is canceled while its file is still on the way, and nothing is submitted', async () => {
@@ -423,13 +586,30 @@ describe('an unreliable instance', () => {
     await expect(sharp(await readAsset(job.outputs[0]?.assetId ?? '')).stats()).resolves.toBeDefined();
   });
 
-  it('may report a file that it does not have: the job fails and says so', async () => {
+  it('may report a file that it does not have: the job is tried once more, and then fails and says so', async () => {
     fault('GET /view', 'status', { status: 404 });
-    const job = await bench.run(await bench.submit(fresh(emptyImage)));
-    expect(job).toMatchObject({
+    const id = await bench.submit(fresh(emptyImage));
+    expect(await bench.run(id)).toMatchObject({ status: 'queued', attempts: [{ outcome: 'failed' }] });
+    expect(await bench.run(id)).toMatchObject({
       status: 'failed',
+      attempt: 2,
       error: { code: 'output_unavailable', nodeId: '2' },
       outputs: [],
+    });
+  });
+
+  it('may name a file from its cache that is gone: the job is run again without the cache', async () => {
+    const workflow = fresh(emptyImage);
+    const previewed = { ...workflow, '2': { class_type: 'PreviewImage', inputs: { images: ['1', 0] } } };
+    expect(await bench.run(await bench.submit(previewed))).toMatchObject({ status: 'succeeded' });
+    await rm(join(bench.double.dataDir, 'temp'), { recursive: true });
+    await mkdir(join(bench.double.dataDir, 'temp'));
+    const id = await bench.submit(previewed);
+    expect(await bench.run(id)).toMatchObject({ status: 'queued' });
+    expect(await bench.run(id)).toMatchObject({
+      status: 'succeeded',
+      outputs: [{ nodeId: '2', temporary: true }],
+      attempts: [{ outcome: 'failed', reason: expect.stringContaining('does not have it') }, {}],
     });
   });
 
@@ -450,16 +630,76 @@ describe('an unreliable instance', () => {
     });
   });
 
-  it('may never run anything: the job is given up after its last attempt', async () => {
+  it('may never run anything: it takes no more jobs, and its prompt stays for its check to see', async () => {
     bench.double.knobs.wedged = true;
+    const id = await bench.submit(fresh(emptyImage));
+    await bench.dispatch();
+    const { attemptId } = await bench.attemptOf(id);
+    expect(await bench.run(id)).toMatchObject({
+      status: 'queued',
+      attempts: [{ outcome: 'lost', reason: expect.stringContaining('has run nothing for') }],
+    });
+    expect(await bench.session.client.queue()).toEqual({ running: [], pending: [attemptId] });
+    expect(await instanceRow()).toMatchObject({
+      stuck_prompt_id: attemptId,
+      unreachable_since: expect.any(Date),
+    });
+    expect(await bench.dispatch()).toBe(0);
+    await recover();
+    expect(await bench.run(id)).toMatchObject({ status: 'succeeded' });
+  });
+
+  it('may never run anything, ever again: the job is given up after its last attempt', async () => {
     const id = await bench.submit(fresh(emptyImage));
     const ends: string[] = [];
     for (let attempt = 1; attempt <= 3; attempt += 1) {
+      bench.double.knobs.wedged = true;
       ends.push((await bench.run(id)).status);
-      expect(await bench.session.client.queue()).toEqual({ running: [], pending: [] });
+      await recover();
     }
     expect(ends).toEqual(['queued', 'queued', 'failed']);
     expect((await bench.job(id)).error).toMatchObject({ code: 'prompt_lost' });
+  });
+
+  it('may be silent over one long node: it is not wedged', async () => {
+    bench.double.knobs.nodeMs = 700;
+    expect(await bench.run(await bench.submit(fresh(emptyImage)))).toMatchObject({
+      status: 'succeeded',
+      attempt: 1,
+    });
+  });
+
+  it('may let a job wait behind a long one: it is not wedged', async () => {
+    bench.double.knobs.nodeMs = 400;
+    const ids = [await bench.submit(fresh(emptyImage)), await bench.submit(fresh(emptyImage))];
+    for (const job of await Promise.all(ids.map((id) => bench.run(id))))
+      expect(job).toMatchObject({ status: 'succeeded', attempt: 1 });
+  });
+
+  it('may hang in every call: its job goes back to the queue, and its check is asked for', async () => {
+    const link = openLink({ baseUrl: bench.double.url, token: null, certificateFingerprint: null });
+    const session = openSession(link, { log: bench.deps.log, answerMs: 100 });
+    const deps = { ...bench.deps, sessions: { get: async () => session } };
+    for (const route of ['GET /history/{id}', 'GET /queue', 'POST /prompt']) fault(route, 'hang');
+    const id = await bench.submit(fresh(emptyImage), { timeLimitSeconds: 600 });
+    await bench.dispatch();
+    const { wake } = await instanceRow();
+    const ref = await bench.attemptOf(id);
+    await bench.database.db
+      .updateTable('attempts')
+      .set({ client_id: randomUUID(), submitted_at: new Date(), status: 'submitted' })
+      .where('id', '=', ref.attemptId)
+      .execute();
+    const timing = { ...deps.timing, unreachableMs: 300 };
+    await runAttempt({ ...deps, timing }, ref, { signal: new AbortController().signal });
+    expect(await bench.job(id)).toMatchObject({
+      status: 'queued',
+      attempts: [{ outcome: 'lost', reason: expect.stringContaining('out of reach') }],
+    });
+    expect((await instanceRow()).wake).toBe(wake + 1);
+    await session.close();
+    await link.close();
+    await bench.jobs.cancel(id);
   });
 
   it('may stay away: the job goes back to the queue', async () => {
@@ -472,6 +712,77 @@ describe('an unreliable instance', () => {
     expect(await bench.job(id)).toMatchObject({ status: 'queued', attempts: [{ outcome: 'lost' }] });
     await bench.double.restart();
     expect(await bench.run(id)).toMatchObject({ status: 'succeeded' });
+  });
+});
+
+describe('an instance whose results take long to fetch', () => {
+  it('gets the next job as soon as ComfyUI is done with one', async () => {
+    bench.double.knobs.itemMs = 20;
+    const first = await slowToFetch();
+    const running = [bench.run(first)];
+    await bench.jobWhen(first, collecting);
+    const second = await bench.submit(fresh(slowList));
+    running.push(bench.run(second));
+    await bench.jobWhen(second, executing);
+    const third = await bench.submit(fresh(emptyImage));
+    running.push(bench.run(third));
+    await bench.jobWhen(third, (job) => job.progress?.phase === 'waiting');
+    expect((await bench.job(first)).status).toBe('running');
+    expect(await instanceRow()).toMatchObject({ busy: 3 });
+    bench.double.knobs.downloadBytesPerSecond = null;
+    await bench.jobs.cancel(second);
+    await bench.jobWhen(third, (job) => job.status === 'succeeded');
+    expect((await bench.job(first)).status).toBe('running');
+    await bench.jobs.cancel(first);
+    await Promise.all(running);
+  });
+
+  it('keeps slots for what it cannot hand over fast enough', async () => {
+    const ids = [];
+    for (let count = 0; count < COLLECTING_PER_INSTANCE + 2; count += 1) ids.push(await slowToFetch());
+    const waits = await slowToFetch();
+    const running: Promise<unknown>[] = [];
+    for (const id of ids) {
+      running.push(bench.run(id));
+      await bench.jobWhen(id, collecting);
+    }
+    expect(await bench.dispatch()).toBe(0);
+    expect((await bench.job(waits)).status).toBe('queued');
+    expect(await instanceRow()).toMatchObject({ busy: ids.length });
+
+    await bench.jobs.cancel(ids[0] ?? '');
+    await running[0];
+    expect(await bench.dispatch()).toBe(1);
+    expect((await bench.job(waits)).status).toBe('running');
+    running.push(bench.run(waits));
+    for (const id of [waits, ...ids]) await bench.jobs.cancel(id);
+    await Promise.all(running);
+  });
+
+  it('gives those back too when it ends, and their outputs are fetched from elsewhere', async () => {
+    const other = await bench.addInstance({ gpuName: 'H100' });
+    const id = await slowToFetch({ requirements: { gpuNames: ['H100'] } });
+    const running = bench.run(id);
+    await bench.jobWhen(id, collecting);
+    const { db, queues } = bench.database;
+    await db.transaction().execute((trx) => closeSlots(trx, queues, other, 'The host went offline.', 3));
+    await running;
+    expect(await bench.job(id)).toMatchObject({ status: 'queued', attempts: [{ outcome: 'lost' }] });
+    bench.double.knobs.downloadBytesPerSecond = null;
+    await bench.addInstance({ gpuName: 'H100' });
+    expect(await bench.run(id)).toMatchObject({ status: 'succeeded', attempt: 2 });
+  });
+
+  it('lets another process go on fetching', async () => {
+    const id = await slowToFetch();
+    const stop = new AbortController();
+    const first = bench.run(id, stop.signal);
+    await bench.jobWhen(id, collecting);
+    stop.abort(new Error('The service stops.'));
+    await expect(first).rejects.toThrow('The service stops.');
+    bench.double.knobs.downloadBytesPerSecond = null;
+    expect(await bench.run(id)).toMatchObject({ status: 'succeeded', attempts: [{ number: 1 }] });
+    expect(counted('executionsStarted')).toBe(1);
   });
 });
 

@@ -11,7 +11,7 @@ import type {
   ProviderView,
 } from '../../src/instances/provider.ts';
 import { completeRequirements, requirementsSchema } from '../../src/instances/requirements.ts';
-import { documentedIntervals, noIntervals, type Intervals } from '../../src/vast/endpoints.ts';
+import { noIntervals, type Intervals } from '../../src/vast/endpoints.ts';
 import { createVastProvider } from '../../src/vast/provider.ts';
 import { instantPhases, startVastDouble, type VastDouble } from '../doubles/vast/index.ts';
 
@@ -437,23 +437,4 @@ it('the account tells its credit', async () => {
   const { double, provider } = await start();
   double.state.creditUsd = 12.5;
   expect(await provider.account()).toEqual({ creditUsd: 12.5 });
-});
-
-it('the documented intervals keep clear of every rate limit, however many ask at once', async () => {
-  const scale = 0.02;
-  const scaled = Object.fromEntries(
-    Object.entries(documentedIntervals.paces).map(([name, pace]) => [
-      name,
-      { ...pace, perMs: pace.perMs * scale, penaltyMs: pace.penaltyMs * scale },
-    ]),
-  );
-  const { double, provider } = await start({
-    knobs: { rateLimitScale: scale * 0.8 },
-    intervals: { paces: { ...documentedIntervals.paces, ...scaled } },
-  });
-  const ids = [await launched(provider, 'cfy.test.a'), await launched(provider, 'cfy.test.b')];
-  await Promise.all([...ids, ...ids, ...ids].map((id) => provider.describe(id)));
-  await Promise.all([provider.listByLabel('cfy.'), provider.listByLabel('cfy.')]);
-  await Promise.all(ids.map((id) => provider.terminate(id)));
-  expect(double.counters.rateLimited).toBe(0);
 });

@@ -17,6 +17,7 @@ import type { RunDeps, RunTiming } from '../../src/jobs/deps.ts';
 import { dispatch } from '../../src/jobs/dispatch.ts';
 import type { Workflow } from '../../src/jobs/job.ts';
 import { watchJob } from '../../src/jobs/events.ts';
+import { createKnownNodes } from '../../src/jobs/known-nodes.ts';
 import { openSlots } from '../../src/jobs/placement.ts';
 import { presentJob, type JobView } from '../../src/jobs/presentation.ts';
 import { runAttempt } from '../../src/jobs/run.ts';
@@ -29,6 +30,8 @@ import { createTestDatabase } from './database.ts';
 
 export interface JobBench {
   readonly database: Database;
+  /** For another replica. */
+  readonly databaseUrl: string;
   readonly deps: RunDeps;
   readonly jobs: JobService;
   readonly double: ComfyDouble;
@@ -63,6 +66,7 @@ const hurried: RunTiming = {
   confirmStopMs: 1500,
   stalledMs: 300,
   unreachableMs: 5000,
+  storageMs: 5000,
   retryMs: 20,
   retryCapMs: 100,
 };
@@ -71,7 +75,7 @@ const hurried: RunTiming = {
 const forever = new AbortController().signal;
 
 export async function createJobBench(settings: Record<string, string> = {}): Promise<JobBench> {
-  const { database, stop: stopDatabase } = await createTestDatabase();
+  const { database, url: databaseUrl, stop: stopDatabase } = await createTestDatabase();
   const { db, queues, notifications } = database;
   const config = loadConfig({ LOG_LEVEL: process.env['TEST_LOG_LEVEL'] ?? 'silent', ...settings });
   const log = createLogger(config);
@@ -83,7 +87,8 @@ export async function createJobBench(settings: Record<string, string> = {}): Pro
   const sessions = { get: async () => session };
   const clock = { now: () => new Date() };
   const deps: RunDeps = { db, queues, notifications, assets, config, clock, log, sessions, timing: hurried };
-  const jobs = createJobs(deps);
+  const nodes = createKnownNodes({ ...deps, canRent: false });
+  const jobs = createJobs({ ...deps, nodes });
 
   async function job(id: string): Promise<JobView> {
     return presentJob(await jobs.get(id), new Date());
@@ -101,6 +106,7 @@ export async function createJobBench(settings: Record<string, string> = {}): Pro
 
   return {
     database,
+    databaseUrl,
     deps,
     jobs,
     double,

@@ -59,7 +59,7 @@ describe('a submit', () => {
     expect(await client.submit(request)).toEqual({ number: 3, nodeErrors: {} });
   });
 
-  it('sends no number, which could stop the server for good', async () => {
+  it('sends no number, which could stop the server for good, and _meta, without which it stumbles', async () => {
     let body = '';
     const client = await clientOf((message, response) => {
       message.on('data', (chunk: Buffer) => (body += chunk.toString()));
@@ -67,7 +67,7 @@ describe('a submit', () => {
     });
     await client.submit(request);
     expect(JSON.parse(body)).toEqual({
-      prompt: request.workflow,
+      prompt: { '1': { ...request.workflow['1'], _meta: {} } },
       prompt_id: promptId,
       client_id: 'a-client',
     });

@@ -78,9 +78,19 @@ describe('a text frame', () => {
     expect(text('executing', { node: null, prompt_id: 'p' })).toMatchObject({ event: { kind: 'ended' } });
   });
 
-  it('about a blocked branch is no end', () => {
-    expect(text('execution_error', { prompt_id: 'p', exception_type: 'ExecutionBlocked' })).toBeNull();
-    expect(text('execution_error', { prompt_id: 'p', exception_type: 'ValueError' })).not.toBeNull();
+  it('about a blocked branch is a warning and no end', () => {
+    const blocked = {
+      prompt_id: 'p',
+      node_id: '7',
+      node_type: 'SaveImage',
+      exception_type: 'ExecutionBlocked',
+      exception_message: 'There is no face in /srv/comfy/input/photo.png\n',
+    };
+    const message = 'Node 7 (SaveImage) was left out. There is no face in …/photo.png';
+    expect(text('execution_error', blocked)).toMatchObject({ event: { kind: 'warning', message } });
+    expect(text('execution_error', { ...blocked, exception_type: 'ValueError' })).toMatchObject({
+      event: { kind: 'ended' },
+    });
   });
 
   it('names the node of the workflow, not the one it was expanded into', () => {

@@ -60,7 +60,7 @@ describe.each(versions)('an entry recorded from ComfyUI %s', (version) => {
       nodeId: '2',
       nodeType: 'SaveImage',
       exceptionType: 'Exception',
-      outOfMemory: false,
+      outOfMemory: null,
     });
     expect(error?.message).toMatch(
       /^\*\*\*\* ERROR: Saving image outside the output folder is not allowed\./,
@@ -107,16 +107,19 @@ describe('the outcome', () => {
   });
 
   it.each([
-    ['torch.OutOfMemoryError', 'Allocation on device'],
-    ['torch.cuda.OutOfMemoryError', 'CUDA out of memory. Tried to allocate 2 GiB'],
+    ['torch.OutOfMemoryError', 'Allocation on device', 'gpu'],
+    ['torch.cuda.OutOfMemoryError', 'CUDA out of memory. Tried to allocate 2 GiB', 'gpu'],
     [
       'RuntimeError',
       "[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried to allocate 1 bytes",
+      'host',
     ],
-    ['RuntimeError', 'HIP out of memory'],
-  ])('knows %s "%s" as a lack of memory', (exception_type, exception_message) => {
+    ['MemoryError', '', 'host'],
+    ['RuntimeError', 'HIP out of memory', 'gpu'],
+    ['RuntimeError', 'The sky is falling', null],
+  ])('knows whose memory "%s: %s" is about', (exception_type, exception_message, whose) => {
     const status = messages(['execution_error', { exception_type, exception_message }]);
-    expect(made({ status }).error?.outOfMemory).toBe(true);
+    expect(made({ status }).error?.outOfMemory).toBe(whose);
   });
 });
 

@@ -64,11 +64,75 @@ describe('loadConfig', () => {
     expect(others).toEqual([]);
   });
 
-  it('names every setting at fault at once', () => {
-    expect(linesOf({ PORT: 'x', LOG_LEVEL: 'x', HOST: 'ok' }).map((line) => line.split(' ')[0])).toEqual([
+  it('names every setting at fault at once, those included that are judged together', () => {
+    const lines = linesOf({
+      PORT: 'x',
+      LOG_LEVEL: 'x',
+      HOST: 'ok',
+      API_KEYS: 'alice=short',
+      VAST_COMFYUI_PORT: '8188',
+      VAST_COMFYUI_INTERNAL_PORT: '8188',
+    });
+    expect(lines.map((line) => line.split(/[ :]/)[0])).toEqual([
       'PORT',
       'LOG_LEVEL',
+      'API_KEYS',
+      'VAST_COMFYUI_INTERNAL_PORT',
     ]);
+  });
+
+  it.each([
+    ['PORT', '70000', 'PORT (got "70000"): must be a whole number from 0 to 65535. '],
+    ['PORT', 'http', 'PORT (got "http"): must be a whole number from 0 to 65535. '],
+    ['BODY_LIMIT_MB', '0', 'BODY_LIMIT_MB (got "0"): must be a number from 0.1 to 100, in MB. '],
+    [
+      'MAX_SPEND_PER_DAY_USD',
+      '-4',
+      'MAX_SPEND_PER_DAY_USD (got "-4"): must be a number from 0 to 1000000, or none, in USD. ',
+    ],
+    ['LOG_FORMAT', 'xml', 'LOG_FORMAT (got "xml"): must be one of json, pretty. '],
+    ['TRUST_PROXY', 'yes', 'TRUST_PROXY (got "yes"): must be true or false. '],
+    ['VAST_IMAGE', ' ', 'VAST_IMAGE (got " "): must be a text of 1 to 900 characters. '],
+    [
+      'DATABASE_URL',
+      'x',
+      'DATABASE_URL: must be a URL such as postgres://user:password@host:5432/database. ',
+    ],
+    ['LABEL_PREFIX', 'A', 'LABEL_PREFIX (got "A"): must be 1 to 16 lower-case letters, digits or -. '],
+    [
+      'COMFYUI_URLS',
+      'http://ok.example,nope',
+      'COMFYUI_URLS (got "http://ok.example,nope"): entry 2 must be a URL that begins with http:// or https://. ',
+    ],
+    ['FLEET_REQUIREMENTS', '{', 'FLEET_REQUIREMENTS (got "{"): must be JSON. '],
+    [
+      'FLEET_REQUIREMENTS',
+      '{"gpuCount":0}',
+      'FLEET_REQUIREMENTS (got "{"gpuCount":0}"): "gpuCount" is not valid: it must be at least 1. ',
+    ],
+    ['API_KEYS', 'alice=x', 'API_KEYS: the key named alice must have at least 32 characters. '],
+  ])('says of %s=%s in plain words what is accepted', (name, value, start) => {
+    expect(linesOf({ [name]: value })).toEqual([expect.stringContaining(start)]);
+  });
+
+  it('has no words of its library in any complaint', () => {
+    for (const value of ['x', '-1', '{"a":[]}', '[1]', 'a,b', ' ', '1e999', 'http://u:p@h', '=']) {
+      for (const { name } of describeSettings()) {
+        const lines = linesOf({ [name]: value }).join('\n');
+        expect(lines).not.toMatch(/Invalid|expected \w+,|received|Too (?:small|big)|undefined|NaN/);
+      }
+    }
+  });
+
+  it('refuses credentials in the URL of a ComfyUI server, which would not be sent, and does not repeat them', () => {
+    const [line, ...others] = linesOf({
+      COMFYUI_URLS: 'http://ok.example,http://user:hunter2@comfy.example',
+    });
+    expect(line).toMatch(
+      /^COMFYUI_URLS: entry 2 must be a URL without a user and a password; .*COMFYUI_TOKEN/,
+    );
+    expect(line).not.toContain('hunter2');
+    expect(others).toEqual([]);
   });
 
   it('never repeats a secret', () => {

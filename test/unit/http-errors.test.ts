@@ -132,6 +132,17 @@ describe('every error is a problem', () => {
       'invalid_request',
     ],
     [
+      'a form with an endless boundary',
+      {
+        method: 'POST',
+        url: '/forms',
+        headers: { 'content-type': `multipart/form-data; boundary=${'b'.repeat(300)}` },
+        payload: 'x',
+      },
+      400,
+      'invalid_request',
+    ],
+    [
       'a file over the limit',
       { method: 'POST', url: '/forms', headers: form, payload: bigFile },
       413,
@@ -144,6 +155,8 @@ describe('every error is a problem', () => {
       'payload_too_large',
     ],
     ['a malformed URL', { method: 'GET', url: '/%zz' }, 400, 'invalid_request'],
+    ['a NUL in a URL', { method: 'PUT', url: '/things/a%00b' }, 400, 'invalid_request'],
+    ['a NUL in a query', { method: 'PUT', url: '/things/a?b=%00' }, 400, 'invalid_request'],
     ['an endless id', { method: 'PUT', url: `/things/${'a'.repeat(400)}` }, 404, 'not_found'],
     ['an answer that breaks its own schema', { method: 'GET', url: '/lies' }, 500, 'internal'],
   ] as const)('%s', async (_name, request, status, code) => {
@@ -153,7 +166,60 @@ describe('every error is a problem', () => {
 
   it('names the methods that a path does answer', async () => {
     const { headers } = await problemOf({ method: 'DELETE', url: '/throws' });
-    expect(headers.allow).toBe('GET, HEAD');
+    expect(headers.allow).toBe('GET, HEAD, OPTIONS');
+  });
+
+  it.each(['TRACE', 'PROPFIND', 'QUERY', 'PURGE'] as const)(
+    'refuses the unusual method %s on a path that exists, and knows no other path for it',
+    async (method) => {
+      const known = await problemOf({ method: method as 'GET', url: '/throws' });
+      expect(known.problem).toMatchObject({ status: 405, code: 'method_not_allowed' });
+      const unknown = await problemOf({ method: method as 'GET', url: '/nope' });
+      expect(unknown.problem).toMatchObject({ status: 404, code: 'not_found' });
+    },
+  );
+
+  it('tells whoever asks by OPTIONS which methods a path answers', async () => {
+    const answer = await app.inject({ method: 'OPTIONS', url: '/things/7' });
+    expect(answer.statusCode).toBe(204);
+    expect(answer.headers.allow).toBe('OPTIONS, PUT');
+    expect(answer.body).toBe('');
+  });
+
+  it.each([
+    ['{"name":{"__proto__":{"admin":true}}}', 'name.__proto__'],
+    ['[{"\\u005f_proto__":1}]', '[0].__proto__'],
+    ['{"constructor":{"prototype":{}}}', 'constructor.prototype'],
+  ])('calls a body that would change prototypes by its name, not malformed: %s', async (payload, field) => {
+    const { problem } = await problemOf({ method: 'POST', url: '/things', headers: json, payload });
+    expect(problem).toMatchObject({ status: 400, code: 'invalid_request', field });
+    expect(problem['detail']).toMatch(/must not have a field named "(?:__proto__|prototype)"/);
+  });
+
+  it('accepts the word constructor where it changes nothing', async () => {
+    const payload = '{"constructor":1}';
+    const { problem } = await problemOf({ method: 'POST', url: '/things', headers: json, payload });
+    expect(problem['errors']).toContainEqual({
+      field: 'constructor',
+      detail: '"constructor" is not valid: there is no such field.',
+    });
+  });
+
+  it.each(['[', '{"a":'])('does not follow a body made of %s without end', async (start) => {
+    const payload = start.repeat(10_000);
+    const { problem } = await problemOf({ method: 'POST', url: '/things', headers: json, payload });
+    expect(problem).toMatchObject({ status: 400, detail: 'The body is not valid JSON.' });
+    const closed = `${start.repeat(5_000)}1${(start === '[' ? ']' : '}').repeat(5_000)}`;
+    const deep = await problemOf({ method: 'POST', url: '/things', headers: json, payload: closed });
+    expect(deep.problem).toMatchObject({
+      status: 400,
+      detail: 'The body is nested deeper than 100 levels.',
+    });
+  });
+
+  it('takes an empty body of JSON for none where the route takes none', async () => {
+    const answer = await app.inject({ method: 'PUT', url: '/things/7', headers: json, payload: '' });
+    expect(answer.statusCode).toBe(200);
   });
 
   it('passes on what a ServiceError says, its field and its further facts, but lets these replace nothing', async () => {
@@ -226,12 +292,22 @@ describe('every error is a problem', () => {
     expect(lines[0]).not.toContain('hunter2');
   });
 
-  it('answers bytes that are not HTTP, too', async () => {
-    const url = new URL(await app.listen({ host: '127.0.0.1', port: 0 }));
-    const socket = connect({ host: url.hostname, port: Number(url.port) });
-    socket.write('what?\r\n\r\n');
+  it.each([
+    ['bytes that are not HTTP', 'what?\r\n\r\n', '400 Bad Request', 'The request is not well-formed HTTP.'],
+    [
+      'an expectation that it does not know',
+      'GET /throws HTTP/1.1\r\nhost: 127.0.0.1\r\nexpect: much\r\n\r\n',
+      '417 Expectation Failed',
+      'The header Expect may hold 100-continue only.',
+    ],
+  ])('answers %s, too', async (_name, sent, status, detail) => {
+    if (!app.server.listening) await app.listen({ host: '127.0.0.1', port: 0 });
+    const { port }: { port?: number } = Object(app.server.address());
+    const socket = connect({ host: '127.0.0.1', port: Number(port) });
+    socket.write(sent);
     const answer = await text(socket);
-    expect(answer).toMatch(/^HTTP\/1\.1 400 Bad Request\r\nContent-Type: application\/problem\+json/);
-    expect(answer).toContain('"detail":"The request is not well-formed HTTP."');
+    expect(answer.startsWith(`HTTP/1.1 ${status}\r\n`)).toBe(true);
+    expect(answer.toLowerCase()).toContain('\r\ncontent-type: application/problem+json\r\n');
+    expect(JSON.parse(answer.slice(answer.indexOf('{')))).toMatchObject({ code: 'invalid_request', detail });
   });
 });

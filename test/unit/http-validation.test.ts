@@ -1,7 +1,8 @@
 import { describe, expect, it } from 'vitest';
 import { z } from 'zod';
-import { formatPath, validateRequestPart } from '../../src/http/validation.ts';
+import { validateRequestPart } from '../../src/http/validation.ts';
 import { ServiceError } from '../../src/errors.ts';
+import { formatPath } from '../../src/support/issues.ts';
 
 /** What a caller is told about a body. */
 function complaintAbout(schema: z.ZodType, data: unknown): ServiceError {

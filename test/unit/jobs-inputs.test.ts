@@ -1,6 +1,6 @@
 import { describe, expect, it } from 'vitest';
 import { ServiceError } from '../../src/errors.ts';
-import { checkAssets, checkInputs, type RequestedInput } from '../../src/jobs/inputs.ts';
+import { checkAssets, checkInputs, checkUrls, type RequestedInput } from '../../src/jobs/inputs.ts';
 import { scaledImage } from '../support/workflows.ts';
 
 const image = { node: '1', input: 'image' };
@@ -41,12 +41,23 @@ describe('an input', () => {
     expect(refusalOf({ ...image, value: 1 }, { ...image, value: 2 })).toMatchObject({ field: 'inputs[1]' });
   });
 
+  it('may not come from a private address, unless the settings allow it', () => {
+    const inputs = [
+      { ...image, url: 'https://example.com/a.png' },
+      { node: '4', input: 'x', url: 'http://127.0.0.1:9000/a.png' },
+    ];
+    expect(() => checkUrls(inputs, [])).toThrow(
+      expect.objectContaining({ code: 'invalid_input', field: 'inputs[1].url' }),
+    );
+    checkUrls(inputs, ['127.0.0.1:9000']);
+  });
+
   it('may not name a file that is not stored', async () => {
     const inputs = [
       { ...image, value: 1 },
       { node: '4', input: 'x', assetId },
     ];
-    await expect(checkAssets({ get: async () => null }, inputs)).rejects.toMatchObject({
+    await expect(checkAssets({ use: async () => null }, inputs)).rejects.toMatchObject({
       code: 'invalid_input',
       field: 'inputs[1].assetId',
     });

@@ -1,10 +1,14 @@
+import { execFileSync } from 'node:child_process';
 import { mkdir, mkdtemp, readdir, rm, utimes, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { Readable } from 'node:stream';
 import { buffer } from 'node:stream/consumers';
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
-import { createLocalDiskStore, explainDiskError } from '../../src/assets/local-disk.ts';
+import { newFileKey } from '../../src/assets/file-key.ts';
+import { createLocalDiskStore } from '../../src/assets/local-disk.ts';
+import type { AssetStore } from '../../src/assets/store.ts';
+import { explainDiskError } from '../../src/assets/temporary-files.ts';
 
 let dir: string;
 
@@ -14,38 +18,61 @@ beforeEach(async () => {
 
 afterEach(() => rm(dir, { recursive: true }));
 
+const put = (store: AssetStore, bytes: string | Buffer) =>
+  store.receive(Readable.from([bytes]), { maxBytes: 10_000_000 }, async ({ id, publish }) => {
+    const key = newFileKey(id);
+    await publish(key);
+    return key;
+  });
+
 describe('the local disk', () => {
   it('spreads files over folders named by their hash', async () => {
-    const { id } = await createLocalDiskStore({ dir }).put(Readable.from(['abc']), { maxBytes: 10 });
-    expect(await readdir(join(dir, '64', '37'))).toEqual([id]);
+    const key = await put(createLocalDiskStore({ dir }), 'abc');
+    expect(key).toMatch(/^6437[0-9a-f]{60}\.[0-9a-f]{16}$/);
+    expect(await readdir(join(dir, '64', '37'))).toEqual([key]);
+  });
+
+  it('reads files from before names had a part of their own', async () => {
+    const key = '6437b3ac38465133ffb63b75273a8db548c558465d79db03fd359c6cd5bd9d85';
+    await mkdir(join(dir, '64', '37'), { recursive: true });
+    await writeFile(join(dir, '64', '37', key), 'abc');
+    expect((await buffer(await createLocalDiskStore({ dir }).read(key))).toString()).toBe('abc');
   });
 
   it('removes what a killed process left, and leaves what somebody is writing', async () => {
     await mkdir(join(dir, 'tmp'));
     await writeFile(join(dir, 'tmp', 'old'), 'x');
     await writeFile(join(dir, 'tmp', 'young'), 'x');
-    const twoHoursAgo = new Date(Date.now() - 7_200_000);
-    await utimes(join(dir, 'tmp', 'old'), twoHoursAgo, twoHoursAgo);
+    const twoDaysAgo = new Date(Date.now() - 172_800_000);
+    await utimes(join(dir, 'tmp', 'old'), twoDaysAgo, twoDaysAgo);
     await createLocalDiskStore({ dir }).check();
     expect(await readdir(join(dir, 'tmp'))).toEqual(['young']);
-  });
-
-  it('replaces a file that is cut short', async () => {
-    const store = createLocalDiskStore({ dir });
-    const put = () => store.put(Readable.from(['whole']), { maxBytes: 10 });
-    const { id } = await put();
-    await writeFile(join(dir, id.slice(0, 2), id.slice(2, 4), id), 'who');
-    expect(await put()).toMatchObject({ createdNew: true });
-    expect((await buffer(await store.read(id))).toString()).toBe('whole');
   });
 
   it('reports a folder that cannot be used, and works once it can', async () => {
     const store = createLocalDiskStore({ dir: join(dir, 'files') });
     await writeFile(join(dir, 'files'), 'a file in the way');
     await expect(store.check()).rejects.toThrow('not a directory');
-    await expect(store.put(Readable.from(['x']), { maxBytes: 10 })).rejects.toThrow('not a directory');
+    await expect(put(store, 'x')).rejects.toThrow('not a directory');
     await rm(join(dir, 'files'));
     await store.check();
+  });
+
+  it('that runs full in the middle of a file says so, leaves nothing of it, and goes on when there is room', async (context) => {
+    const disk = join(dir, 'disk');
+    await mkdir(disk);
+    if (!mountTinyDisk(disk)) context.skip('No file system could be mounted: it takes Linux and root.');
+    try {
+      const store = createLocalDiskStore({ dir: disk });
+      const first = await put(store, Buffer.alloc(700_000));
+      const second = put(store, Buffer.alloc(700_000));
+      await expect(second).rejects.toMatchObject({ code: 'storage_full', status: 507 });
+      expect(await readdir(join(disk, 'tmp'))).toEqual([]);
+      await store.remove(first);
+      await put(store, Buffer.alloc(700_000));
+    } finally {
+      execFileSync('umount', [disk]);
+    }
   });
 
   it('says plainly that the disk is full', async () => {
@@ -59,3 +86,13 @@ describe('the local disk', () => {
     expect(explainDiskError(other)).toBe(other);
   });
 });
+
+/** A file system of one megabyte. */
+function mountTinyDisk(path: string): boolean {
+  try {
+    execFileSync('mount', ['-t', 'tmpfs', '-o', 'size=1m', 'tmpfs', path], { stdio: 'ignore' });
+    return true;
+  } catch {
+    return false;
+  }
+}

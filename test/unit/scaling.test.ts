@@ -34,6 +34,9 @@ const ready = (state: Partial<FleetInstance> = {}): FleetInstance => ({
   gpuName: 'RTX 4090',
   gpuCount: 1,
   vramGb: 24,
+  ramGb: 64,
+  diskGb: 80,
+  cudaVersion: 12.9,
   region: 'DE',
   machineKnown: true,
   requirements: asked({}),
@@ -44,7 +47,7 @@ const ready = (state: Partial<FleetInstance> = {}): FleetInstance => ({
   readyAt: agoMs(60 * MINUTE),
   promising: true,
   pinnedJobs: 0,
-  busySlots: 0,
+  busyJobs: 0,
   idleSince: agoMs(MINUTE),
   idleLimitMs: 15 * MINUTE,
   ...state,
@@ -75,7 +78,7 @@ describe('renting', () => {
   });
 
   it('brings none for jobs that an instance has room for, ready or on its way', () => {
-    expect(plan({ demands: [anyJobs(4)], instances: [ready({ busySlots: 2 })] }).rent).toEqual([]);
+    expect(plan({ demands: [anyJobs(4)], instances: [ready({ busyJobs: 2 })] }).rent).toEqual([]);
     expect(plan({ demands: [anyJobs(4)], instances: [coming()] }).rent).toEqual([]);
     expect(
       plan({ demands: [jobsFor('l', { minVramGb: 40 })], instances: [coming({ minVramGb: 48 })] }).rent,
@@ -205,7 +208,7 @@ describe('letting go', () => {
 
   it('spares what works, is wanted, is about to get a job, never ends, or is not rented', () => {
     const instances = [
-      idle(60, { busySlots: 1 }),
+      idle(60, { busyJobs: 1 }),
       idle(60, { pinnedJobs: 1 }),
       idle(60, { idleLimitMs: null }),
       idle(60, { rented: false, wish: null }),
@@ -267,7 +270,7 @@ describe('whatever the state, a plan', () => {
       wish: fc.constantFrom(null, 'null'),
       raceId: fc.constantFrom(null, null, 'r1', 'r2'),
       pinnedJobs: fc.integer({ min: 0, max: 5 }),
-      busySlots: fc.integer({ min: 0, max: 2 }),
+      busyJobs: fc.integer({ min: 0, max: 2 }),
       idleMinutes: fc.integer({ min: 0, max: 40 }),
       promising: fc.boolean(),
     })
@@ -350,7 +353,7 @@ describe('whatever the state, a plan', () => {
         (each) => each.state === 'ready' && !lostRaces.includes(each),
       ).length;
       expect(before - drain.length).toBeGreaterThanOrEqual(Math.min(before, settings.minInstances ?? 0));
-      expect(drain.every((each) => each.busySlots === 0 && each.pinnedJobs === 0)).toBe(true);
+      expect(drain.every((each) => each.busyJobs === 0 && each.pinnedJobs === 0)).toBe(true);
     });
   });
 

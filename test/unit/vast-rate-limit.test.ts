@@ -3,6 +3,8 @@ import { describe, expect, it } from 'vitest';
 import type { EndpointName, Pace } from '../../src/vast/endpoints.ts';
 import { documentedIntervals, noIntervals } from '../../src/vast/endpoints.ts';
 import { createPacer } from '../../src/vast/rate-limit.ts';
+import { manualClock } from '../doubles/vast/clock.ts';
+import { openRateLimits } from '../doubles/vast/rate-limits.ts';
 
 const showing = (pace: Partial<Pace>): Record<EndpointName, Pace> => ({
   ...noIntervals.paces,
@@ -101,4 +103,34 @@ it('the documented intervals are never shorter than what vast.ai asks for', () =
     expect(penaltyMs).toBeGreaterThanOrEqual(seconds * 1000);
   }
   expect(documentedIntervals.paces.create.penaltyMs).toBeGreaterThanOrEqual(12_000);
+});
+
+describe('the documented intervals', () => {
+  /** Up to so much later than it left does a call arrive. */
+  const JITTER_MS = 150;
+
+  /** Asks for many turns at once, and lets the double count each call as it arrives. Time passes only while the pacer waits. */
+  async function refusals(endpoint: EndpointName, paces: Record<EndpointName, Pace>): Promise<number> {
+    let nowMs = 0;
+    let lateMs = 0;
+    const wait = async (ms: number) => void (nowMs += ms);
+    const pacer = createPacer(paces, { now: () => nowMs, wait });
+    const limits = openRateLimits({ ...manualClock(), now: () => nowMs + lateMs });
+    let refused = 0;
+    const calls = Array.from({ length: 25 }, async (_, index) => {
+      await pacer.turn(endpoint);
+      lateMs = index % 2 === 0 ? JITTER_MS : 0;
+      if (limits.check(endpoint, 'caller', 1) !== undefined) refused += 1;
+    });
+    await Promise.all(calls);
+    return refused;
+  }
+
+  it.each(['create', 'show', 'list', 'destroy', 'search'] as const)(
+    'keep clear of the rate limit of %s, however many ask at once',
+    async (endpoint) => {
+      expect(await refusals(endpoint, documentedIntervals.paces)).toBe(0);
+      expect(await refusals(endpoint, noIntervals.paces)).toBeGreaterThan(0);
+    },
+  );
 });

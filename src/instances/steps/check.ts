@@ -1,4 +1,6 @@
 // Checking a ready instance: does the provider still show it, does ComfyUI still answer.
+import { createComfyClient } from '../../comfyui/client.ts';
+import { ComfyError } from '../../comfyui/errors.ts';
 import { openLink, type Link } from '../../comfyui/link.ts';
 import { probe, probeWithoutCredentials, type Probe } from '../../comfyui/probe.ts';
 import { messageOf } from '../../errors.ts';
@@ -7,6 +9,7 @@ import { ProviderError } from '../provider.ts';
 import type { InstanceUpdate } from '../records.ts';
 import { linkTarget } from '../target.ts';
 import { keepAlive } from './heartbeat.ts';
+import { noteCatalog } from './catalog.ts';
 import { addressUrl, NO_WORDS, noteAbsence, raisedPrice, viewRental } from './load.ts';
 import { describeProbe } from './start.ts';
 import { drainInstance, endInstance, finish, type RentalStep, type Step } from './step.ts';
@@ -89,9 +92,13 @@ function endsSoon({ deps, now }: Step, endsAt: Date | null): boolean {
 }
 
 async function judge(step: Step, link: Link, seen: Probe, manner: Manner): Promise<void> {
-  const { deps, instance, now } = step;
+  const { deps, instance } = step;
   const checkMs = manner.everyMs ?? deps.config.INSTANCE_CHECK_SECONDS * 1000;
   if (seen.kind === 'ready') {
+    const stuck = await isStuck(step, link);
+    if (stuck === 'yes' && instance.provider !== 'static')
+      return endInstance(step, 'wedged', 'A job stays in its queue and is neither run nor stopped.');
+    if (stuck !== 'no') return noteSilence(step, checkMs, 'wedged', 'ComfyUI does not work off its queue.');
     // A container that starts again, or an address that moves, may have lost its lock.
     if (step.rental !== null && (await probeWithoutCredentials(link.target, step.signal)) === 'open')
       return endInstance(step, 'open_without_credentials', 'A request without credentials got an answer.');
@@ -101,9 +108,10 @@ async function judge(step: Step, link: Link, seen: Probe, manner: Manner): Promi
     const update: InstanceUpdate = {
       message: manner.message ?? describeProbe(seen),
       unreachable_since: null,
+      stuck_prompt_id: null,
       comfyui_version: seen.version,
     };
-    return finish(step, update, checkMs, async (trx) => {
+    await finish(step, update, checkMs, async (trx) => {
       if (instance.unreachable_since !== null) await deps.queues.send(trx, 'dispatch', {});
       await trx
         .updateTable('rentals')
@@ -112,14 +120,40 @@ async function judge(step: Step, link: Link, seen: Probe, manner: Manner): Promi
         .where('trouble', 'is not', null)
         .execute();
     });
+    return noteCatalog(step, link, seen.version);
   }
+  await noteSilence(step, checkMs, reasonBehind(seen), describeProbe(seen));
+}
+
+/** It takes no jobs while this lasts, and is ended when it lasts too long; a server that nobody rents is waited for. */
+async function noteSilence(
+  step: Step,
+  checkMs: number,
+  reason: TerminationReason,
+  detail: string,
+): Promise<void> {
+  const { deps, instance, now } = step;
   const since = instance.unreachable_since ?? now;
   const lasted = now.getTime() - since.getTime();
-  if (instance.provider !== 'static' && lasted >= deps.config.UNREACHABLE_TIMEOUT_SECONDS * 1000) {
-    return endInstance(step, reasonBehind(seen), describeProbe(seen));
-  }
-  const update: InstanceUpdate = { message: describeProbe(seen), unreachable_since: since };
+  if (instance.provider !== 'static' && lasted >= deps.config.UNREACHABLE_TIMEOUT_SECONDS * 1000)
+    return endInstance(step, reason, detail);
+  const update: InstanceUpdate = { message: detail, unreachable_since: since };
   await finish(step, update, Math.min(checkMs, SUSPECT_CHECK_MS));
+}
+
+/** Whether the prompt that a run found stuck still is: it runs, although it was told to stop, or it waits although nothing runs. */
+async function isStuck({ deps, instance, signal }: Step, link: Link): Promise<'yes' | 'no' | 'unclear'> {
+  const promptId = instance.stuck_prompt_id;
+  if (promptId === null) return 'no';
+  const client = createComfyClient(link, { answerMs: deps.config.COMFYUI_TIMEOUT_SECONDS * 1000 });
+  try {
+    const { running, pending } = await client.queue(signal);
+    const waitsInVain = pending.includes(promptId) && running.length === 0;
+    return running.includes(promptId) || waitsInVain ? 'yes' : 'no';
+  } catch (error) {
+    if (error instanceof ComfyError) return 'unclear';
+    throw error;
+  }
 }
 
 function reasonBehind(seen: Probe): TerminationReason {

@@ -1,5 +1,5 @@
 // Destroying: asks until the provider's single view and its list both show that the rental is gone, without end.
-import { closeSlots } from '../../jobs/placement.ts';
+import { busyJobs, closeSlots } from '../../jobs/placement.ts';
 import { backoffMs } from '../../support/backoff.ts';
 import { ProviderError } from '../provider.ts';
 import type { RentalStep, Step } from './step.ts';
@@ -12,17 +12,16 @@ export const ALARM_AFTER_TRIES = 5;
 /** The provider's views follow a destroy within moments. */
 const CONFIRM_MS = 2000;
 
-/** Ends a draining instance once its slots are empty. */
+/** Ends a draining instance once its jobs have ended, their outputs fetched. */
 export async function drain(step: Step): Promise<void> {
   const { deps, instance } = step;
-  const busy = await deps.db
-    .selectFrom('slots')
-    .select(({ fn }) => fn.countAll<number>().as('count'))
-    .where('instance_id', '=', instance.id)
-    .where('job_id', 'is not', null)
+  const { busy } = await deps.db
+    .selectFrom('instances')
+    .select(busyJobs.as('busy'))
+    .where('id', '=', instance.id)
     .executeTakeFirstOrThrow();
-  if (busy.count > 0) {
-    const message = `Waiting for ${busy.count} jobs to end.`;
+  if (busy > 0) {
+    const message = `Waiting for ${busy} jobs to end.`;
     return check(step, { message, everyMs: deps.config.INSTANCE_POLL_SECONDS * 1000 });
   }
   await finish(step, { status: 'terminating', message: 'Its jobs have ended.' }, 0, async (trx) => {

@@ -115,9 +115,16 @@ async function keepId({ deps, rental, log }: RentalStep, providerInstanceId: str
     .where('status', '=', 'creating')
     .executeTakeFirst();
   const facts = { providerInstanceId, rental: rental.number, label: rental.label };
-  if (numUpdatedRows === 1n) log.info(facts, 'the rental is confirmed');
-  else
-    log.warn(facts, 'the rental was settled before its answer came; written off, it is found as an orphan');
+  if (numUpdatedRows === 1n) return log.info(facts, 'the rental is confirmed');
+  const settled = await deps.db
+    .selectFrom('rentals')
+    .select('provider_instance_id')
+    .where('id', '=', rental.id)
+    .executeTakeFirst();
+  if (settled?.provider_instance_id === providerInstanceId) {
+    return log.info(facts, 'the rental was confirmed by somebody else already');
+  }
+  log.warn(facts, 'the rental was written off before its answer came; it is found as an orphan');
 }
 
 async function handleRefusal(step: RentalStep, error: ProviderError): Promise<void> {

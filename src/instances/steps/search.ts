@@ -128,6 +128,9 @@ async function intend(step: Step, offer: Offer): Promise<void> {
     gpu_name: offer.gpuName,
     gpu_count: offer.gpuCount,
     vram_gb: offer.vramGb,
+    ram_gb: offer.ramGb,
+    disk_gb: offer.diskGb,
+    cuda_version: offer.cudaVersion,
     region: offer.region,
     message: `Renting a ${offer.gpuName} for ${offer.pricePerHourUsd.toFixed(3)} USD per hour.`,
   };

@@ -8,6 +8,7 @@ import type { TerminationReason, Trouble } from '../instance.ts';
 import { noteReady } from '../machines.ts';
 import { leavePhases, type InstanceUpdate } from '../records.ts';
 import { linkTarget } from '../target.ts';
+import { noteCatalog } from './catalog.ts';
 import { keepAlive } from './heartbeat.ts';
 import { addressUrl, NO_WORDS, noteAbsence, raisedPrice, viewRental } from './load.ts';
 import {
@@ -131,7 +132,7 @@ async function pinCertificate(step: RentalStep, url: string): Promise<void> {
   }
 }
 
-/** The machine moved to another address, which may carry another certificate: start over with it. */
+/** The machine moved to another address: checked anew, and by the certificate that was pinned, which moves along with it. */
 async function followAddress(step: RentalStep, url: string): Promise<void> {
   await finish(step, { message: 'The machine has a new address.', checks_passed: 0 }, 0, async (trx) => {
     await trx
@@ -153,6 +154,8 @@ async function countCheck(step: Step, link: Link, seen: Extract<Probe, { kind: '
   if ((await keepAlive(step, link)) !== 'kept')
     return lookAgain(step, 'ComfyUI answers, but does not take the sign of life that the machine waits for.');
   await becomeReady(step, seen);
+  // Its first jobs do not wait for this.
+  await noteCatalog(step, link, seen.version);
 }
 
 async function becomeReady(step: Step, seen: Extract<Probe, { kind: 'ready' }>): Promise<void> {

@@ -1,0 +1,98 @@
+// URLs that a caller wrote may lead to the public internet, and not into our own network.
+import { lookup as lookupHost } from 'node:dns/promises';
+import type { LookupAddress } from 'node:dns';
+import { isIP, type LookupFunction } from 'node:net';
+import { callbackify } from 'node:util';
+import { buildConnector } from 'undici';
+import { ServiceError } from '../errors.ts';
+import { isPublicAddress } from './public-address.ts';
+
+/** Finds the addresses of a host name. */
+export type ResolveHost = (hostname: string) => Promise<LookupAddress[]>;
+
+export const systemResolver: ResolveHost = (hostname) => lookupHost(hostname, { all: true });
+
+/** What a caller is told of a host that does not exist, or exists only where callers may not look: nobody is told which. */
+export const HOST_NOT_PUBLIC = 'The host of the URL was not found on the public internet.';
+
+export interface UrlRules {
+  /** Hosts whose address may be private, as `host` or `host:port`. */
+  allowedHosts: readonly string[];
+  /** What the caller's field is called in errors. */
+  field: string;
+  /** What a relative URL is relative to. */
+  base?: string | undefined;
+}
+
+/**
+ * Reads a URL that a caller wrote. Throws `invalid_input` for anything but http and https, for a user name or password, and for an
+ * address that is not public. Host names are looked up when connecting, not here: what counts is the address that is connected to.
+ */
+export function parsePublicUrl(text: string, { allowedHosts, field, base }: UrlRules): URL {
+  const url = URL.parse(text, base);
+  if (url === null) throw new ServiceError('invalid_input', 'This is not a URL.', { field });
+  const fault = faultOf(url, allowedHosts);
+  if (fault !== null) throw new ServiceError('invalid_input', fault, { field });
+  return url;
+}
+
+/** Thrown by a connector for a host without an address that may be connected to. */
+export class HostRefusedError extends Error {
+  override readonly name = 'HostRefusedError';
+}
+
+/** Connects to addresses of the public internet only, checked at the moment of connecting, so that a change of the name's address is no way in. */
+export function publicConnector(
+  url: URL,
+  options: { allowedHosts: readonly string[]; connectTimeoutMs: number; resolveHost: ResolveHost },
+): buildConnector.connector {
+  const accepts = isAllowed(url, options.allowedHosts) ? () => true : isPublicAddress;
+  const connect = buildConnector({
+    allowH2: false,
+    timeout: options.connectTimeoutMs,
+    lookup: filteredLookup(options.resolveHost, accepts),
+    // Node then asks the look-up for all addresses at once, and tries each.
+    autoSelectFamily: true,
+  });
+  return (target, callback) => {
+    // An address in place of a name is connected to without a look-up.
+    if (isIP(target.hostname) !== 0 && !accepts(target.hostname))
+      callback(new HostRefusedError('The address may not be used.'), null);
+    else connect(target, callback);
+  };
+}
+
+function faultOf(url: URL, allowedHosts: readonly string[]): string | null {
+  if (url.protocol !== 'http:' && url.protocol !== 'https:') {
+    return 'The URL must begin with http:// or https://.';
+  }
+  if (url.username !== '' || url.password !== '') {
+    return 'The URL must not contain a user name or password.';
+  }
+  return isOurs(url.hostname) && !isAllowed(url, allowedHosts) ? HOST_NOT_PUBLIC : null;
+}
+
+/** Whether a host is, without any look-up, not on the public internet. */
+function isOurs(hostname: string): boolean {
+  const host = hostname.replace(/^\[(.*)\]$/, '$1');
+  return isIP(host) === 0 ? /(^|\.)localhost\.?$/.test(host) : !isPublicAddress(host);
+}
+
+function isAllowed(url: URL, allowedHosts: readonly string[]): boolean {
+  const port = url.port === '' ? (url.protocol === 'https:' ? '443' : '80') : url.port;
+  const spellings = new Set([url.hostname, `${url.hostname}:${port}`]);
+  return allowedHosts.some((host) => spellings.has(host.toLowerCase()));
+}
+
+/** A look-up that answers with acceptable addresses only: Node connects to what it answers, so nothing can change in between. */
+function filteredLookup(resolveHost: ResolveHost, accepts: (address: string) => boolean): LookupFunction {
+  const lookUp = callbackify(async (hostname: string) => {
+    const addresses = await resolveHost(hostname).catch((cause: unknown) => {
+      throw new HostRefusedError('The look-up failed.', { cause });
+    });
+    const usable = addresses.filter(({ address }) => accepts(address));
+    if (usable.length === 0) throw new HostRefusedError('No address may be used.');
+    return usable;
+  });
+  return (hostname, _options, callback) => lookUp(hostname, callback);
+}

@@ -1,0 +1,97 @@
+import { once } from 'node:events';
+import { createServer, type AddressInfo, type Socket } from 'node:net';
+import { pino } from 'pino';
+import { sql } from 'kysely';
+import { describe, expect, it, onTestFinished } from 'vitest';
+import { migrate } from '../../src/database/migrate.ts';
+import { createTestDatabase, openDatabase } from '../support/database.ts';
+
+const log = pino({ level: 'silent' });
+
+/** Why a service cannot use the database of a URL. */
+async function refusalOf(url: string): Promise<string> {
+  const failure = await openDatabase(url).then(
+    async (database) => {
+      await database.stop();
+      return null;
+    },
+    (error: unknown) => error,
+  );
+  if (!(failure instanceof Error)) throw new Error('The database was accepted.');
+  return failure.message;
+}
+
+/** The URL of something that answers the first packet of every connection in its own way. */
+async function pretendPostgres(answer: (socket: Socket) => void): Promise<string> {
+  const server = createServer((socket) => {
+    socket.on('error', () => undefined);
+    socket.once('data', () => answer(socket));
+  });
+  server.listen(0, '127.0.0.1');
+  await once(server, 'listening');
+  onTestFinished(() => new Promise((resolve) => void server.close(() => resolve())));
+  // oxlint-disable-next-line typescript/no-unsafe-type-assertion -- a server on TCP has a port
+  const { port } = server.address() as AddressInfo;
+  return `postgresql://alice:hunter2@127.0.0.1:${port}/fleet`;
+}
+
+/** PostgreSQL's message of an error that ends the connection: severity, code and text, each with its letter. */
+function fatal(code: string): Buffer {
+  const fields = Buffer.from(`SFATAL\0C${code}\0Mno, says hunter2\0\0`);
+  const head = Buffer.alloc(5);
+  head.write('E');
+  head.writeInt32BE(fields.length + 4, 1);
+  return Buffer.concat([head, fields]);
+}
+
+describe('a database that cannot be used', () => {
+  it('is called out of reach when nothing listens', async () => {
+    const url = new URL(await pretendPostgres(() => undefined));
+    // Nobody may bind it meanwhile, because the kernel keeps it for a connection of its own.
+    url.port = '1';
+    expect(await refusalOf(url.href)).toBe(
+      'The database cannot be reached (ECONNREFUSED). Check DATABASE_URL.',
+    );
+  });
+
+  it.each([
+    ['28P01', 'The database refuses the user or the password (28P01). Check DATABASE_URL.'],
+    ['28000', 'The database refuses the user or the kind of connection (28000). Check DATABASE_URL.'],
+    ['3D000', 'There is no such database on the server; create it first (3D000). Check DATABASE_URL.'],
+    ['53300', 'The database has no connection left (53300). Check DATABASE_URL.'],
+    ['57P03', 'The database is starting or stopping; try again in a moment (57P03). Check DATABASE_URL.'],
+    ['XX000', 'The database cannot be reached (XX000). Check DATABASE_URL.'],
+  ])('that refuses with %s is quoted in plain words, without the URL', async (code, message) => {
+    const url = await pretendPostgres((socket) => socket.end(fatal(code)));
+    expect(await refusalOf(url)).toBe(message);
+  });
+
+  it('may be something else that hangs up', async () => {
+    const url = await pretendPostgres((socket) => socket.end());
+    expect(await refusalOf(url)).toBe('The database closed the connection at once. Check DATABASE_URL.');
+  });
+
+  it('may not exist on a server that does', async () => {
+    const { url, stop } = await createTestDatabase();
+    onTestFinished(stop);
+    const missing = new URL(url);
+    missing.pathname = '/no_such_database';
+    expect(await refusalOf(missing.href)).toContain('There is no such database on the server');
+  });
+
+  it('may be too old', async () => {
+    const { database, url, stop } = await createTestDatabase();
+    onTestFinished(stop);
+    // What a session of this database finds under the name of PostgreSQL's own function.
+    await sql`create schema old`.execute(database.db);
+    await sql`create function old.current_setting(name text) returns text language sql
+      as $$ select case name when 'server_version_num' then '140012' else '14.12' end $$`.execute(
+      database.db,
+    );
+    const name = sql.id(new URL(url).pathname.slice(1));
+    await sql`alter database ${name} set search_path to old, pg_catalog, public`.execute(database.db);
+    const message = 'The database is PostgreSQL 14.12; the service needs 15 or newer.';
+    expect(await refusalOf(url)).toBe(message);
+    await expect(migrate({ connectionString: url }, log)).rejects.toThrow(message);
+  });
+});

@@ -1,0 +1,189 @@
+// What becomes of instances whose ComfyUI is wedged, is started again, or still has results: run and instance together.
+import { afterEach, describe, expect, it } from 'vitest';
+import { startComfyDouble, type ComfyDouble } from '../doubles/comfyui/index.ts';
+import { startVastDouble, type VastDouble } from '../doubles/vast/index.ts';
+import { instantPhases } from '../doubles/vast/knobs.ts';
+import type { JobView } from '../../src/jobs/presentation.ts';
+import { fresh } from '../support/jobs.ts';
+import { startTestService, type TestService } from '../support/service.ts';
+import { emptyImage, slowFrames, slowList } from '../support/workflows.ts';
+
+interface Instance {
+  id: string;
+  status: string;
+  message: string | null;
+  terminationReason: string | null;
+}
+
+const env = { STALL_TIMEOUT_SECONDS: '0.4', STOP_TIMEOUT_SECONDS: '0.5', INSTANCE_CHECK_SECONDS: '0.2' };
+const open: { stop(): Promise<void> }[] = [];
+
+afterEach(async () => {
+  for (const each of open.splice(0).toReversed()) await each.stop();
+});
+
+async function begin<T extends { stop(): Promise<void> }>(starting: Promise<T>): Promise<T> {
+  const started = await starting;
+  open.push(started);
+  return started;
+}
+
+async function submit(service: TestService, workflow: object, request: object = {}): Promise<string> {
+  const json = { workflow, ...request };
+  return (await service.call<JobView>('/jobs', { method: 'POST', json })).body.id;
+}
+const jobWhen = (service: TestService, id: string, done: (job: JobView) => boolean) =>
+  service.until<JobView>(`/jobs/${id}`, done);
+const ended = (service: TestService, id: string) =>
+  jobWhen(service, id, ({ status }) => ['succeeded', 'failed', 'canceled'].includes(status));
+const executing = (job: JobView) => job.attempts.at(-1)?.startedAt != null;
+
+describe('ComfyUI servers of the settings', () => {
+  /** Two servers, ready, and their instances in the same order. */
+  async function startTwo(): Promise<{ service: TestService; doubles: ComfyDouble[]; ids: string[] }> {
+    const doubles = [await begin(startComfyDouble()), await begin(startComfyDouble())];
+    const service = await begin(startTestService({ comfyUrls: doubles.map(({ url }) => url), env }));
+    await service.until<{ items: Instance[] }>('/instances?status=ready', ({ items }) => items.length === 2);
+    const rows = await service.service.database.db
+      .selectFrom('instances')
+      .select(['id', 'static_url'])
+      .execute();
+    const ids = doubles.map(({ url }) => rows.find(({ static_url: each }) => each === url)?.id ?? '');
+    return { service, doubles, ids };
+  }
+
+  it('that are wedged get no more jobs, which go on elsewhere, until they work again', async () => {
+    const { service, doubles, ids } = await startTwo();
+    const [wedged, sound] = doubles;
+    if (wedged === undefined || sound === undefined) throw new Error('There are two.');
+    wedged.knobs.wedged = true;
+    const jobs = await Promise.all([1, 2, 3, 4].map(() => submit(service, fresh(emptyImage))));
+    for (const id of jobs)
+      expect(await ended(service, id)).toMatchObject({ status: 'succeeded', instanceId: ids[1] });
+    const lost = (await Promise.all(jobs.map((id) => ended(service, id)))).filter(
+      ({ attempt }) => attempt > 1,
+    );
+    expect(lost.length).toBeGreaterThan(0);
+    for (const { attempts } of lost) {
+      expect(attempts[0]).toMatchObject({
+        instanceId: ids[0],
+        outcome: 'lost',
+        reason: expect.stringContaining('run nothing'),
+      });
+    }
+    await service.until<Instance>(
+      `/instances/${ids[0]}`,
+      ({ message }) => message === 'ComfyUI does not work off its queue.',
+    );
+    const given = wedged.counters.promptsAccepted;
+    const later = await submit(service, fresh(emptyImage), { instanceId: ids[0] });
+    await jobWhen(
+      service,
+      later,
+      ({ waitingFor }) => waitingFor === 'The instance that fits does not answer at the moment.',
+    );
+    expect(wedged.counters.promptsAccepted).toBe(given);
+
+    wedged.knobs.wedged = false;
+    expect(await ended(service, later)).toMatchObject({
+      status: 'succeeded',
+      attempt: 1,
+      instanceId: ids[0],
+    });
+  });
+
+  it('that are started again lose the prompt and not the job, which runs there once more', async () => {
+    const { service, doubles, ids } = await startTwo();
+    const [first] = doubles;
+    if (first === undefined) throw new Error('There are two.');
+    first.knobs.frameMs = 20;
+    const id = await submit(service, fresh(slowFrames), { instanceId: ids[0] });
+    await jobWhen(service, id, executing);
+    await first.exit();
+    await service.until<Instance>(
+      `/instances/${ids[0]}`,
+      ({ message }) => message === 'Nothing listens on its port yet.',
+    );
+    first.knobs.frameMs = 0;
+    await first.restart();
+    expect(await ended(service, id)).toMatchObject({
+      status: 'succeeded',
+      attempts: [
+        { instanceId: ids[0], outcome: 'lost', reason: expect.stringContaining('no longer knows') },
+        { instanceId: ids[0], outcome: 'succeeded' },
+      ],
+    });
+  });
+
+  it('that do not stop a canceled job get no others before they are rid of it', async () => {
+    const { service, doubles, ids } = await startTwo();
+    const [first] = doubles;
+    if (first === undefined) throw new Error('There are two.');
+    first.knobs.itemMs = 50;
+    first.knobs.loseInterrupts = 1_000_000;
+    const id = await submit(service, fresh(slowList), { instanceId: ids[0] });
+    await jobWhen(service, id, executing);
+    await service.call(`/jobs/${id}/cancel`, { method: 'POST' });
+    expect(await ended(service, id)).toMatchObject({
+      status: 'canceled',
+      attempts: [{ reason: expect.stringContaining('not confirmed') }],
+    });
+    const later = await submit(service, fresh(emptyImage), { instanceId: ids[0] });
+    await jobWhen(
+      service,
+      later,
+      ({ waitingFor }) => waitingFor === 'The instance that fits does not answer at the moment.',
+    );
+    await first.restart();
+    expect(await ended(service, later)).toMatchObject({ status: 'succeeded', attempt: 1 });
+  });
+});
+
+describe('a rented instance', () => {
+  async function rentOne(): Promise<{ service: TestService; vast: VastDouble; id: string }> {
+    const vast = await begin(startVastDouble({ knobs: { phases: instantPhases } }));
+    const service = await begin(startTestService({ vast, env }));
+    const { body } = await service.call<Instance>('/instances', { method: 'POST', json: {} });
+    await service.until<Instance>(`/instances/${body.id}`, ({ status }) => status === 'ready');
+    return { service, vast, id: body.id };
+  }
+  const comfyOf = (vast: VastDouble): ComfyDouble => {
+    const [rental] = vast.liveRentals();
+    const double = rental === undefined ? undefined : vast.comfyOf(rental.id);
+    if (double === undefined) throw new Error('Nothing is rented.');
+    return double;
+  };
+
+  it('that is wedged is destroyed and replaced, and its job runs on the other', async () => {
+    const { service, vast, id } = await rentOne();
+    comfyOf(vast).knobs.wedged = true;
+    const job = await ended(service, await submit(service, fresh(emptyImage)));
+    expect(job).toMatchObject({
+      status: 'succeeded',
+      attempts: [{ instanceId: id, outcome: 'lost' }, { outcome: 'succeeded' }],
+    });
+    expect(job.instanceId).not.toBe(id);
+    expect(
+      await service.until<Instance>(`/instances/${id}`, ({ status }) => status === 'terminated'),
+    ).toMatchObject({
+      terminationReason: 'wedged',
+    });
+  });
+
+  it('is not destroyed in good order before the results on it are fetched', async () => {
+    const { service, vast, id } = await rentOne();
+    const double = comfyOf(vast);
+    double.knobs.nodes['SaveLarge'] = { durationMs: 0, outputCount: 1, outputBytes: 1_000_000 };
+    double.knobs.downloadBytesPerSecond = 700_000;
+    const job = await submit(service, { '1': { class_type: 'SaveLarge', inputs: {} } });
+    await jobWhen(service, job, ({ attempts }) => attempts.at(-1)?.status === 'collecting');
+    await service.call(`/instances/${id}?drain=true`, { method: 'DELETE' });
+    expect(
+      await service.until<Instance>(`/instances/${id}`, ({ status }) => status !== 'ready'),
+    ).toMatchObject({
+      status: 'draining',
+    });
+    expect(await ended(service, job)).toMatchObject({ status: 'succeeded', attempt: 1 });
+    await service.until<Instance>(`/instances/${id}`, ({ status }) => status === 'terminated');
+  });
+});

@@ -1,0 +1,77 @@
+// Reads the events of a job as a browser would.
+import { expect } from 'vitest';
+
+export interface SentEvent {
+  id: number | null;
+  type: string;
+  data: Record<string, unknown>;
+}
+
+export interface EventReader {
+  /** What the connection was told to wait before it comes back, in milliseconds; the newest word. */
+  readonly retryMs: number | null;
+  next(): Promise<SentEvent | null>;
+  /** The next one of a type; those before it are passed over. */
+  nextOf(type: string): Promise<SentEvent>;
+  rest(): Promise<SentEvent[]>;
+}
+
+/** Opens the stream at `url`, after the event `lastId` where it is given. */
+export async function openEvents(
+  url: string,
+  lastId?: number | null,
+  signal?: AbortSignal,
+): Promise<EventReader> {
+  const headers: Record<string, string> = lastId == null ? {} : { 'last-event-id': String(lastId) };
+  const answer = await fetch(url, { headers, ...(signal === undefined ? {} : { signal }) });
+  expect(answer.headers.get('content-type')).toBe('text/event-stream; charset=utf-8');
+  let retryMs: number | null = null;
+  const events = readEvents(answer, (ms) => (retryMs = ms));
+  const next = async () => (await events.next()).value ?? null;
+  return {
+    get retryMs() {
+      return retryMs;
+    },
+    next,
+    async nextOf(type) {
+      for (;;) {
+        const event = await next();
+        if (event === null) throw new Error(`The stream ended without a ${type}`);
+        if (event.type === type) return event;
+      }
+    },
+    async rest() {
+      const rest: SentEvent[] = [];
+      for await (const event of events) rest.push(event);
+      return rest;
+    },
+  };
+}
+
+async function* readEvents(
+  answer: Response,
+  noteRetry: (ms: number) => void,
+): AsyncGenerator<SentEvent, undefined> {
+  let text = '';
+  const decoder = new TextDecoder();
+  for await (const chunk of answer.body ?? []) {
+    text += decoder.decode(chunk as Uint8Array, { stream: true });
+    const frames = text.split('\n\n');
+    text = frames.pop() ?? '';
+    for (const frame of frames) {
+      const fields = new Map(
+        frame.split('\n').map((line) => [line.split(':', 1)[0], line.slice(line.indexOf(': ') + 2)]),
+      );
+      const retry = fields.get('retry');
+      if (retry !== undefined) noteRetry(Number(retry));
+      const data = fields.get('data');
+      if (data === undefined) continue;
+      const id = fields.get('id');
+      yield {
+        id: id === undefined ? null : Number(id),
+        type: fields.get('event') ?? '',
+        data: JSON.parse(data) as Record<string, unknown>,
+      };
+    }
+  }
+}
