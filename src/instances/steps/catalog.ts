@@ -5,6 +5,8 @@ import { messageOf } from '../../errors.ts';
 import { imageOf, keepCatalog, packCatalog } from '../catalogs.ts';
 import type { Step } from './step.ts';
 
+/** The next look at the instance waits for it, and with it the news that the machine is gone. */
+const READ_LIMIT_MS = 10_000;
 /** After a try that gave nothing. */
 const TRY_AGAIN_MS = 600_000;
 
@@ -16,7 +18,8 @@ export async function noteCatalog(step: Step, link: Link, comfyuiVersion: string
   const { deps, instance, rental, log, signal, now } = step;
   if (!isDue(step, comfyuiVersion)) return;
   try {
-    const catalog = await askNodeCatalog(link, comfyuiVersion, signal);
+    const inTime = AbortSignal.any([signal, AbortSignal.timeout(READ_LIMIT_MS)]);
+    const catalog = await askNodeCatalog(link, comfyuiVersion, inTime);
     const image = rental === null ? null : imageOf(deps.config);
     const packed = await packCatalog(image, catalog);
     await deps.db
