@@ -5,10 +5,10 @@ const project = (name: string, timeoutMs: number) => ({
   test: {
     name,
     include: [`test/${name}/**/*.test.ts`],
-    // Starting anew for each file took most of the time of the unit tests, and they leave nothing behind.
-    isolate: name !== 'unit',
     testTimeout: timeoutMs,
     hookTimeout: 60_000,
+    // A second, the default, is too short where other tests have the machine.
+    expect: { poll: { timeout: 15_000 } },
   },
 });
 
@@ -22,6 +22,10 @@ export default defineConfig({
       ...(json === undefined ? [] : [['json', { outputFile: json }] as ['json', object]]),
     ],
     pool: 'forks',
+    // Starting anew for each file took most of the time of the unit tests, and files leave nothing behind.
+    isolate: false,
+    // Most tests wait for others most of the time: the database, the doubles, a moment that must come.
+    maxWorkers: Number(process.env['TEST_WORKERS'] ?? 4),
     globalSetup: 'test/support/global-setup.ts',
     projects: [project('unit', 10_000), project('contract', 30_000), project('integration', 60_000)],
   },

@@ -19,6 +19,19 @@ export interface TestDatabaseOptions {
 
 const quiet = pino({ level: 'silent' });
 
+/** Nothing of what it keeps is worth anything after the run. */
+const inAHurry = {
+  fsync: 'off',
+  synchronous_commit: 'off',
+  full_page_writes: 'off',
+  wal_level: 'minimal',
+  max_wal_senders: '0',
+  checkpoint_timeout: '1h',
+  max_wal_size: '8GB',
+  autovacuum: 'off',
+  jit: 'off',
+};
+
 /**
  * Creates a fresh database, with every migration applied and the queues installed but not started. It lies on the
  * server of TEST_DATABASE_URL, whose user must be allowed to create databases, or else on one that the run starts.
@@ -92,7 +105,7 @@ function serverUrl(): Promise<string> {
 
 async function startServer(): Promise<string> {
   const folder = runFolder();
-  await runEmbeddedServer(folder, quiet, { fsync: 'off', full_page_writes: 'off' });
+  await runEmbeddedServer(folder, quiet, inAHurry);
   return embeddedUrl(await embeddedAddress(folder));
 }
 

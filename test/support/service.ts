@@ -46,7 +46,7 @@ export async function startTestService({
     LOG_LEVEL: process.env['TEST_LOG_LEVEL'] ?? 'silent',
     LOG_FORMAT: 'pretty',
     DATABASE_URL: testDatabase.url,
-    DATABASE_POOL_SIZE: '8',
+    DATABASE_POOL_SIZE: '5',
     DATA_DIR: dataDir,
     COMFYUI_URLS: comfyUrls.join(','),
     INSTANCE_POLL_SECONDS: '0.05',
@@ -75,7 +75,7 @@ export async function startTestService({
     url: service.url,
     config,
     call,
-    async until<T>(path: string, done: (body: T) => boolean, limitMs = 20_000): Promise<T> {
+    async until<T>(path: string, done: (body: T) => boolean, limitMs = 40_000): Promise<T> {
       const deadline = performance.now() + limitMs;
       for (;;) {
         const { body } = await call<T>(path);
