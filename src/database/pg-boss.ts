@@ -171,13 +171,18 @@ export function createQueues({ pool, db, notifications, exclusive, log }: Queues
 
 /** Looked at first: the calls of a start that changes nothing took a third of its time. */
 async function installQueues(boss: PgBoss): Promise<void> {
-  const installed = new Map((await boss.getQueues([...queueNames])).map((queue) => [queue.name, queue]));
+  const installed = new Map(
+    (await boss.getQueues([...queueNames])).map((queue) => [
+      queue.name,
+      new Map<string, unknown>(Object.entries(queue)),
+    ]),
+  );
   const wanted = Object.entries(queueOptions);
   for (const name of queueNames) {
     const queue = installed.get(name);
     const policy = settings[name].key === undefined ? 'standard' : 'singleton';
     if (queue === undefined) await boss.createQueue(name, { ...queueOptions, policy });
-    else if (wanted.some(([option, value]) => queue[option as keyof typeof queueOptions] !== value)) {
+    else if (wanted.some(([option, value]) => queue.get(option) !== value)) {
       // It keeps its policy, and takes over what changed of the rest.
       await boss.updateQueue(name, queueOptions);
     }

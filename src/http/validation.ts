@@ -27,7 +27,7 @@ export function parsePart<S extends $ZodType>(schema: S, data: unknown, whole: s
 /** Turns away a NUL in a path or a query: no id or name has one, and PostgreSQL takes none in any text. */
 export function refuseNulInUrls(app: FastifyInstance): void {
   app.addHook('preValidation', async ({ params, query }) => {
-    const fields = Object.entries({ ...(params as object), ...(query as object) });
+    const fields = Object.entries<unknown>(Object.assign({}, params, query));
     const atFault = fields.find((field) => field.flat().some((text) => String(text).includes('\0')));
     if (atFault === undefined) return;
     const field = atFault[0].replaceAll('\0', '');
