@@ -74,6 +74,8 @@ async function run({ random, seed, full, folder, stack }: ChaosOptions): Promise
   }>`select coalesce(sum(gpu_micros + storage_micros), 0)::float8 / 1e6 as usd from rental_costs`.execute(
     database.db,
   );
+  const booksUsd = rows[0]?.usd ?? 0;
+  const dearestPerSecondUsd = DEAREST_USD / times.hourSeconds;
   return {
     figures: {
       'seconds that stand for an hour': times.hourSeconds,
@@ -82,7 +84,10 @@ async function run({ random, seed, full, folder, stack }: ChaosOptions): Promise
       'requests refused for a limit': refused,
       'limit of the day in USD': usd(limits.perDayUsd),
       "the double's bill in USD": usd(watch.seen.billUsd),
-      "the service's books in USD": usd(rows[0]?.usd ?? 0),
+      "the service's books in USD": usd(booksUsd),
+      // They run from the sending of the create until the machine is seen to be gone.
+      'seconds of one machine that the books have more':
+        (booksUsd - watch.seen.billUsd) / vast.counters.created / dearestPerSecondUsd,
       'cost of one interval in USD': usd(intervalCostUsd(watch.seen)),
     },
     violations: [

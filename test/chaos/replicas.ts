@@ -26,8 +26,8 @@ export const replicas: Scenario = {
 };
 
 async function run({ random, full, folder, say, stack }: ChaosOptions): Promise<Outcome> {
-  const rounds = full ? 8 : 1;
-  const jobsPerRound = full ? 26 : 24;
+  const rounds = full ? 20 : 1;
+  const jobsPerRound = full ? 50 : 24;
   const doubles = await startDoubles(3, stack);
   const { database, url, stop } = await createTestDatabase();
   stack.defer(stop);

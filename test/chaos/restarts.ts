@@ -28,7 +28,7 @@ async function run({ random, full, folder, stack }: ChaosOptions): Promise<Outco
   });
   stack.defer(() => service.stop());
   const client = clientOf([service]);
-  const plans = planJobs(random, 'restarts', full ? 300 : 24);
+  const plans = planJobs(random, 'restarts', full ? 1_000 : 24);
   const slots = watchSlots(doubles, stack);
 
   service.start();
