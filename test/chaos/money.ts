@@ -86,8 +86,11 @@ async function run({ random, seed, full, folder, stack }: ChaosOptions): Promise
       "the double's bill in USD": usd(watch.seen.billUsd),
       "the service's books in USD": usd(booksUsd),
       // They run from the sending of the create until the machine is seen to be gone.
-      'seconds of one machine that the books have more':
-        (booksUsd - watch.seen.billUsd) / vast.counters.created / dearestPerSecondUsd,
+      'seconds of one machine that the books have more': (
+        (booksUsd - watch.seen.billUsd) /
+        vast.counters.created /
+        dearestPerSecondUsd
+      ).toFixed(2),
       'cost of one interval in USD': usd(intervalCostUsd(watch.seen)),
     },
     violations: [
