@@ -1,5 +1,6 @@
 // Making a thing once for each idempotency key, however often, wherever and at however many replicas the request is made.
 import { sql, type Kysely, type Transaction } from 'kysely';
+import type { Config } from '../config.ts';
 import { ServiceError } from '../errors.ts';
 import type { Clock } from '../support/clock.ts';
 import type { Tables } from './tables.ts';
@@ -14,13 +15,10 @@ export interface IdempotencyKey {
   fingerprint: string;
 }
 
-export interface OnceOptions {
+export interface OnceDeps {
   db: Kysely<Tables>;
+  config: Pick<Config, 'IDEMPOTENCY_HOURS'>;
   clock: Clock;
-  /** Null for a request that may not be repeated. */
-  key: IdempotencyKey | null;
-  /** How long the key is kept. */
-  keepMs: number;
 }
 
 /** How a thing is made: checked outside of the transaction, written inside of it. */
@@ -37,21 +35,25 @@ export interface Made {
 }
 
 /**
- * Makes a thing, and in the same transaction writes down its key. Where the key has made something already, tells what; nothing is
+ * Makes a thing, and in the same transaction writes down its key; without a key the request may not be repeated. Where the key has made something already, tells what; nothing is
  * checked then, because what was right at that time may be wrong by now. A request that fails leaves nothing. Rejects with
  * `idempotency_key_reused` where the key came with another fingerprint, with `idempotency_in_flight` while another request with it
  * is being written, and with what `check` and `write` reject with.
  */
-export async function makeOnce<T>(options: OnceOptions, making: Making<T>): Promise<Made> {
-  const { db, key } = options;
-  const before = key === null ? null : await findMade(db, key, options.clock.now());
+export async function makeOnce<T>(
+  deps: OnceDeps,
+  key: IdempotencyKey | null,
+  making: Making<T>,
+): Promise<Made> {
+  const { db, clock } = deps;
+  const before = key === null ? null : await findMade(db, key, clock.now());
   if (before !== null) return { id: before, replayed: true };
   const checked = await making.check();
   return db.transaction().execute(async (trx) => {
-    const meanwhile = key === null ? null : await claim(trx, key, options.clock.now());
+    const meanwhile = key === null ? null : await claim(trx, key, clock.now());
     if (meanwhile !== null) return { id: meanwhile, replayed: true };
     const id = await making.write(trx, checked);
-    if (key !== null) await remember(trx, key, id, options);
+    if (key !== null) await remember(trx, key, id, deps);
     return { id, replayed: false };
   });
 }
@@ -102,14 +104,14 @@ async function remember(
   trx: Transaction<Tables>,
   { apiKey, route, key, fingerprint }: IdempotencyKey,
   id: string,
-  { clock, keepMs }: OnceOptions,
+  { config, clock }: OnceDeps,
 ): Promise<void> {
   const now = clock.now();
   const made = {
     fingerprint,
     made_id: id,
     created_at: now,
-    expires_at: new Date(now.getTime() + keepMs),
+    expires_at: new Date(now.getTime() + config.IDEMPOTENCY_HOURS * 3_600_000),
   };
   const written = await trx
     .insertInto('idempotency_keys')

@@ -99,18 +99,11 @@ async function searchOffers(deps: Deps, requested: RequestedRequirements) {
 }
 
 async function requestInstance(deps: Deps, request: InstanceRequest) {
-  const { db, clock, config } = deps;
-  const once = {
-    db,
-    clock,
-    key: request.idempotencyKey ?? null,
-    keepMs: config.IDEMPOTENCY_HOURS * 3_600_000,
-  };
-  const { id, replayed } = await makeOnce(once, {
+  const { id, replayed } = await makeOnce(deps, request.idempotencyKey ?? null, {
     check: async () => needProvider(deps),
     write: (trx) => insertInstance(deps, trx, request),
   });
-  return { ...(await getInstance(db, id)), replayed };
+  return { ...(await getInstance(deps.db, id)), replayed };
 }
 
 async function insertInstance(

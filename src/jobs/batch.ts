@@ -67,14 +67,8 @@ export function createBatches(deps: JobServiceDeps): BatchService {
 }
 
 async function createBatch(deps: JobServiceDeps, request: BatchRequest) {
-  const { db, clock, config } = deps;
-  const once = {
-    db,
-    clock,
-    key: request.idempotencyKey ?? null,
-    keepMs: config.IDEMPOTENCY_HOURS * 3_600_000,
-  };
-  const { id, replayed } = await makeOnce(once, {
+  const { db, clock } = deps;
+  const { id, replayed } = await makeOnce(deps, request.idempotencyKey ?? null, {
     check: () => checkBatch(deps, request),
     async write(trx, { workflow, items }) {
       const batchId = uuid();

@@ -99,14 +99,8 @@ export function createJobs(deps: JobServiceDeps): JobService {
 }
 
 async function createJob(deps: JobServiceDeps, request: JobRequest): Promise<CreatedJob> {
-  const { db, clock, config } = deps;
-  const once = {
-    db,
-    clock,
-    key: request.idempotencyKey ?? null,
-    keepMs: config.IDEMPOTENCY_HOURS * 3_600_000,
-  };
-  const { id, replayed } = await makeOnce(once, {
+  const { db, config } = deps;
+  const { id, replayed } = await makeOnce(deps, request.idempotencyKey ?? null, {
     async check() {
       const workflow = checkWorkflow(request.workflow, config.WORKFLOW_MAX_NODES);
       return { workflow, inputs: await checkJob(deps, workflow, request) };
