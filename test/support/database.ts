@@ -32,22 +32,37 @@ const inAHurry = {
   jit: 'off',
 };
 
+/** A database that nobody has opened yet. */
+export interface BareDatabase {
+  url: string;
+  drop: () => Promise<void>;
+}
+
 /**
- * Creates a fresh database, with every migration applied and the queues installed but not started. It lies on the
- * server of TEST_DATABASE_URL, whose user must be allowed to create databases, or else on one that the run starts.
+ * Creates a fresh database, with every migration applied and the queues installed. It lies on the server of
+ * TEST_DATABASE_URL, whose user must be allowed to create databases, or else on one that the run starts.
  */
-export async function createTestDatabase({ log = quiet }: TestDatabaseOptions = {}): Promise<TestDatabase> {
+export async function createBareDatabase(): Promise<BareDatabase> {
   const name = `test_${randomUUID().replaceAll('-', '')}`;
   const template = await ensureTemplate();
   await administrate((client) => client.query(`create database ${name} template ${template}`));
-  const url = urlOf(await serverUrl(), name);
+  return {
+    url: urlOf(await serverUrl(), name),
+    drop: () =>
+      administrate(async (client) => void (await client.query(`drop database ${name} with (force)`))),
+  };
+}
+
+/** A database as `createBareDatabase` makes it, opened; the queues are not started. */
+export async function createTestDatabase({ log = quiet }: TestDatabaseOptions = {}): Promise<TestDatabase> {
+  const { url, drop } = await createBareDatabase();
   const database = await openDatabase(url, log);
   return {
     database,
     url,
     stop: async () => {
       await database.stop();
-      await administrate((client) => client.query(`drop database ${name} with (force)`));
+      await drop();
     },
   };
 }

@@ -7,7 +7,7 @@ import { startService, type Service } from '../../src/app.ts';
 import { loadConfig, type Config } from '../../src/config.ts';
 import { createLogger } from '../../src/support/log.ts';
 import type { VastDouble } from '../doubles/vast/index.ts';
-import { createTestDatabase } from './database.ts';
+import { createBareDatabase } from './database.ts';
 
 export interface Answer<T> {
   status: number;
@@ -37,15 +37,13 @@ export async function startTestService({
   comfyUrls = [],
   env = {},
 }: TestServiceOptions): Promise<TestService> {
-  const testDatabase = await createTestDatabase();
-  // Only its name is wanted: the service opens connections of its own.
-  await testDatabase.database.stop();
+  const database = await createBareDatabase();
   const dataDir = await mkdtemp(join(tmpdir(), 'comfyfleet-service-'));
   const config = loadConfig({
     PORT: '0',
     LOG_LEVEL: process.env['TEST_LOG_LEVEL'] ?? 'silent',
     LOG_FORMAT: 'pretty',
-    DATABASE_URL: testDatabase.url,
+    DATABASE_URL: database.url,
     DATABASE_POOL_SIZE: '5',
     DATA_DIR: dataDir,
     COMFYUI_URLS: comfyUrls.join(','),
@@ -87,7 +85,7 @@ export async function startTestService({
     },
     async stop() {
       await service.stop();
-      await testDatabase.stop();
+      await database.drop();
       await rm(dataDir, { recursive: true, force: true });
     },
   };
