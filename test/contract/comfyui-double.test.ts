@@ -421,3 +421,13 @@ test('it describes its nodes, its device and its models as ComfyUI does', async 
   expect(stats.devices[0]).toMatchObject({ type: 'cuda', index: 0, vram_total: 24 * 1024 ** 3 });
   expect((await send(`${double.url}/models/loras`)).text).toBe('["x.safetensors"]');
 });
+
+test('a file is served under a name in any script, in the bytes of its UTF-8', async () => {
+  const double = await start();
+  const { outputs } = await finish(double, await submit(double, graph('画像')));
+  const name = outputs['2']?.['images']?.[0]?.filename ?? '';
+  const answer = await fetch(`${double.url}/view?filename=${encodeURIComponent(name)}`);
+  expect(answer.status).toBe(200);
+  const header = answer.headers.get('content-disposition') ?? '';
+  expect(Buffer.from(header, 'latin1').toString('utf8')).toContain('画像_00001_.png');
+});

@@ -89,7 +89,7 @@ export async function sendAnswer(
   const size = body === undefined || isStream ? 0 : Buffer.byteLength(body);
   response.writeHead(status, {
     ...(isStream || status === 304 ? {} : { 'Content-Length': size }),
-    ...headers,
+    ...Object.fromEntries(Object.entries(headers).map(([name, value]) => [name, asHeader(value)])),
   });
   if (bodiless || body === undefined) {
     if (isStream) body.destroy();
@@ -97,4 +97,9 @@ export async function sendAnswer(
   } else if (isStream) {
     await pipeline(body, response).catch(() => response.destroy());
   } else response.end(body);
+}
+
+/** In UTF-8, byte for byte, as aiohttp writes headers; Node takes one character for each byte. */
+function asHeader(value: string | number): string {
+  return Buffer.from(String(value), 'utf8').toString('latin1');
 }
