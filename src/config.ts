@@ -111,6 +111,11 @@ const settingsSchema = z
       description: 'Requests that one API key, or one address, may make.',
       unit: 'requests per minute',
     }),
+    LAG_LIMIT_MS: setting(integer(0, 60_000).prefault('2000'), {
+      description:
+        'While the event loop runs later than this, on average over half a second, requests are answered 503. 0: never.',
+      unit: 'milliseconds',
+    }),
     BODY_LIMIT_MB: setting(number(0.1, 100).prefault('10'), {
       description: 'Largest JSON body.',
       unit: 'MB',

@@ -52,8 +52,6 @@ export interface HttpServerOptions {
   metrics?: Metrics;
   /** What the service sends to others, for the OpenAPI document. */
   webhooks?: WebhookDescriptions;
-  /** How far the event loop may lag, on average over half a second, before requests are shed. */
-  maxLagMs?: number;
 }
 
 const megabyte = 1_000_000;
@@ -62,7 +60,7 @@ const noLinks: Pick<SignedLinks, 'check'> = { check: () => 'none' };
 /** Builds the app. It does not listen yet; `app.inject` works. Call `assertListenAllowed` before listening. */
 export async function createHttpServer(options: HttpServerOptions): Promise<App> {
   const { config, log, apiKeys, health, routes, links = noLinks } = options;
-  const { metrics = createMetrics(), maxLagMs = 2000 } = options;
+  const { metrics = createMetrics() } = options;
   const version = readVersion();
   const loggerInstance: FastifyBaseLogger = log;
   const app: App = Fastify({
@@ -91,7 +89,7 @@ export async function createHttpServer(options: HttpServerOptions): Promise<App>
   logRequests(app);
   observeRequests(app, metrics);
   await protectBrowsers(app, config);
-  await shedLoad(app, maxLagMs);
+  await shedLoad(app, config.LAG_LIMIT_MS);
   stopGracefully(app, config.SHUTDOWN_TIMEOUT_SECONDS * 1000);
   identifyCallers(app, apiKeys);
   await limitRate(app, config.RATE_LIMIT_PER_MINUTE);

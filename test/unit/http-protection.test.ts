@@ -145,7 +145,7 @@ describe('the rate limit', () => {
 });
 
 it('sheds requests while the event loop lags, but not health', async () => {
-  const app = await appWith({ maxLagMs: 1 });
+  const app = await appWith({ settings: { LAG_LIMIT_MS: '1' } });
   let response = await app.inject('/thing');
   const giveUpAt = Date.now() + 8000;
   while (response.statusCode === 200 && Date.now() < giveUpAt) {
