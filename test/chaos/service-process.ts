@@ -4,6 +4,7 @@ import { once } from 'node:events';
 import { createWriteStream } from 'node:fs';
 import { createInterface } from 'node:readline';
 import { fileURLToPath } from 'node:url';
+import manifest from '../../package.json' with { type: 'json' };
 
 export interface ServiceProcess {
   readonly name: string;
@@ -27,6 +28,10 @@ export interface ServiceProcess {
 }
 
 const program = fileURLToPath(new URL('../../src/server.ts', import.meta.url));
+/** Those of `npm start`, without its settings from a file. */
+const nodeOptions = manifest.scripts.start
+  .split(' ')
+  .filter((word) => word.startsWith('--') && !word.startsWith('--env-file'));
 const stopLimitMs = 60_000;
 
 /** The settings of the environment are not passed on; its log goes to `logFile`. */
@@ -49,7 +54,7 @@ export function serviceProcess(
     answering = Promise.withResolvers();
     // Whoever does not wait for it does not care.
     answering.promise.catch(() => undefined);
-    const started = spawn(process.execPath, [program], {
+    const started = spawn(process.execPath, [...nodeOptions, program], {
       stdio: ['ignore', 'pipe', 'pipe'],
       env: {
         PATH: process.env['PATH'],
