@@ -43,12 +43,12 @@ export async function startWork({
   await queues.work('instance', INSTANCE_HANDS, (message, context) =>
     stepInstance(instances, message, context),
   );
-  await queues.work('dispatch', 1, async () => {
+  queues.loop('dispatch', async () => {
     await dispatch(runs);
-    // Whatever changes what jobs wait for wakes the dispatch, and after it the fleet.
-    await queues.send(db, 'fleet', {});
+    // Whatever changes what jobs wait for wakes the dispatch of every replica, and after it its fleet.
+    queues.wakeHere('fleet');
   });
-  await queues.work('fleet', 1, () => runFleet(fleet));
+  queues.loop('fleet', () => runFleet(fleet));
   const runsPerInstance = SLOTS_PER_INSTANCE + COLLECTING_PER_INSTANCE;
   const mostRuns = runsPerInstance * (config.MAX_INSTANCES + config.COMFYUI_URLS.length);
   await queues.work('run', Math.min(MAX_RUN_HANDS, Math.max(runsPerInstance, mostRuns)), (message, context) =>
@@ -87,7 +87,6 @@ export async function startWork({
       await queues.send(db, 'reconcile', {}, { afterMs: config.RECONCILE_SECONDS * 1000 });
     }
   });
-  await queues.send(db, 'fleet', {});
   await queues.send(db, 'money', {});
   await queues.send(db, 'sweep', {});
   await queues.send(db, 'reconcile', {});

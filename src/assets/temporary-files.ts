@@ -25,6 +25,7 @@ export interface TemporaryFiles {
 /** A file that was not written to for so long belongs to a process that is gone: uploads that stall are cut off long before. */
 const ABANDONED_AFTER_MS = 86_400_000;
 const TIDY_EVERY_MS = 3_600_000;
+const FLUSH_BYTES = 2_000_000;
 
 /** Temporary files in the folder `dir`, which is made when it is first needed. Every process looks after its own disk. */
 export function createTemporaryFiles({ dir }: { dir: string }): TemporaryFiles {
@@ -118,6 +119,8 @@ async function writeChunks(
 ): Promise<Omit<TemporaryFile, 'path'>> {
   let sizeBytes = 0;
   let head = Buffer.alloc(0);
+  let writing = Promise.resolve();
+  const flush = createFlusher(file);
   for await (const piece of chunks) {
     const chunk = typeof piece === 'string' ? Buffer.from(piece) : piece;
     sizeBytes += chunk.length;
@@ -127,10 +130,35 @@ async function writeChunks(
     if (head.length < headBytes) {
       head = Buffer.concat([head, chunk.subarray(0, headBytes - head.length)]);
     }
+    // One piece is written while it is hashed, and while the next one comes.
+    await writing;
+    writing = writeFully(file, chunk);
+    writing.catch(() => undefined);
     hasher.update(chunk);
-    await writeFully(file, chunk);
+    flush.wrote(chunk.length);
   }
+  await writing;
+  await flush.settled();
   return { id: hasher.digest(), sizeBytes, head };
+}
+
+/** Brings a large file to the disk while it still comes, so that there is little left to wait for in the end. */
+function createFlusher(file: FileHandle) {
+  let unflushed = 0;
+  let flushing: Promise<void> | null = null;
+  return {
+    wrote(bytes: number): void {
+      unflushed += bytes;
+      if (unflushed < FLUSH_BYTES || flushing !== null) return;
+      unflushed = 0;
+      // A failure comes again with the last flush, which counts.
+      flushing = file
+        .datasync()
+        .catch(() => undefined)
+        .finally(() => (flushing = null));
+    },
+    settled: async () => flushing,
+  };
 }
 
 async function writeFully(file: FileHandle, chunk: Buffer): Promise<void> {

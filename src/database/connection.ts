@@ -2,6 +2,7 @@
 import { Kysely, PostgresDialect } from 'kysely';
 import { Pool, types, type ClientConfig } from 'pg';
 import type { Logger } from 'pino';
+import { prepared } from './prepared.ts';
 import type { Tables } from './tables.ts';
 
 /** Where the server is: a URL, or the folder of its Unix socket. */
@@ -35,6 +36,8 @@ export function createPool(address: ServerAddress, { size, log, statementTimeout
   const pool = new Pool({
     ...connectionSettings(address),
     max: size,
+    // Statements of one connection that do not wait for each other travel together.
+    pipeline: true,
     idleTimeoutMillis: 60_000,
     ...(statementTimeoutMs !== null && {
       statement_timeout: statementTimeoutMs,
@@ -51,5 +54,5 @@ export function createPool(address: ServerAddress, { size, log, statementTimeout
 }
 
 export function createKysely(pool: Pool): Kysely<Tables> {
-  return new Kysely<Tables>({ dialect: new PostgresDialect({ pool }) });
+  return new Kysely<Tables>({ dialect: new PostgresDialect({ pool: prepared(pool) }) });
 }

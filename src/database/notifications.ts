@@ -119,11 +119,8 @@ export async function startNotifications(address: ServerAddress, log: Logger): P
       }
       return () => {
         set.delete(listener);
-        if (set.size > 0 || byPayload.get(key) !== set) return;
-        byPayload.delete(key);
-        if (byPayload.size > 0 || channels.get(channel) !== byPayload) return;
-        channels.delete(channel);
-        connection.run(`unlisten ${escapeIdentifier(channel)}`).catch(() => undefined);
+        // The channels are few: each is listened to for good, whoever comes and goes.
+        if (set.size === 0 && byPayload.get(key) === set) byPayload.delete(key);
       };
     },
     stop: async () => {

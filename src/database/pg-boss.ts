@@ -1,11 +1,12 @@
 // The queues on pg-boss: messages, retries and leases are its; claiming in batches and waking are ours.
-import { sql, type Kysely } from 'kysely';
+import { CompiledQuery, sql, type Kysely } from 'kysely';
 import type { Pool } from 'pg';
 import { fromKysely, PgBoss } from 'pg-boss';
 import type { Logger } from 'pino';
 import { messageOf } from '../errors.ts';
+import { startLoop } from './loop.ts';
 import type { Notifications } from './notifications.ts';
-import { queueNames, type QueueMessages, type QueueName, type Queues } from './queues.ts';
+import { queueNames, type LoopName, type QueueMessages, type QueueName, type Queues } from './queues.ts';
 import type { Tables } from './tables.ts';
 import { within } from './within.ts';
 import { claimKey, startWorker, type Claim, type ClaimStore, type Worker } from './worker.ts';
@@ -22,19 +23,24 @@ export interface QueuesOptions {
 interface QueueSettings<M> {
   /** Messages with the same key are worked on one at a time, over all replicas: a unique index of pg-boss sees to it. */
   key?: (message: M) => string;
-  /** Messages carry nothing, so one call stands for all of them: those that are due, or those sent for later too. */
-  merges?: 'due' | 'all';
+  /** Messages carry nothing, so one call stands for all of them, also for those sent for later. */
+  merges?: boolean;
 }
 
 const settings: { [Q in QueueName]: QueueSettings<QueueMessages[Q]> } = {
   instance: { key: ({ instanceId }) => instanceId },
   run: { key: ({ attemptId }) => attemptId },
   deliver: { key: ({ lane }) => lane },
-  dispatch: { merges: 'due' },
-  fleet: { merges: 'all' },
-  sweep: { merges: 'all' },
-  money: { key: () => 'account', merges: 'all' },
-  reconcile: { key: () => 'account', merges: 'all' },
+  sweep: { merges: true },
+  money: { key: () => 'account', merges: true },
+  reconcile: { key: () => 'account', merges: true },
+};
+
+/** How often a loop looks at the latest, and how long it rests at least, in milliseconds. */
+const loopTimes: { [L in LoopName]: { everyMs: number; restMs: number } } = {
+  dispatch: { everyMs: 10_000, restMs: 0 },
+  // Machines take minutes to come, so it does not have to follow each of a hundred jobs.
+  fleet: { everyMs: 30_000, restMs: 200 },
 };
 
 /** pg-boss's own options for every queue. */
@@ -75,27 +81,27 @@ const deadPollMs = 1_000;
 const engineStopMs = 5_000;
 
 export function createQueues({ pool, db, notifications, exclusive, log }: QueuesOptions): Queues {
-  const workers: { queue: QueueName; worker: Worker }[] = [];
+  const workers: { name: string; worker: Worker }[] = [];
   const timers = new Set<NodeJS.Timeout>();
   let stopListening = (): void => undefined;
   let releaser: NodeJS.Timeout | undefined;
   let state: 'new' | 'running' | 'stopped' = 'new';
   const boss = new PgBoss({
-    db: { executeSql: (text, values) => pool.query(text, values) },
+    db: { executeSql: (text, values) => execute({ pool, db }, text, values) },
     schema,
     schedule: false,
     registerInstance: false,
     openTelemetry: { enabled: false },
-    // Both decide how soon the messages of a dead replica come back.
-    superviseIntervalSeconds: 1,
-    monitorIntervalSeconds: 1,
+    // Nothing waits for its upkeep: messages of a dead replica are given back by us.
+    superviseIntervalSeconds: 30,
+    monitorIntervalSeconds: 30,
     maintenanceIntervalSeconds: 60,
   });
   boss.on('error', (error) => log.warn({ err: error }, 'The queues report an error'));
   boss.on('warning', ({ message, data }) => log.warn({ data }, `The queues warn: ${message}`));
 
   function wake(name: string): void {
-    for (const { queue, worker } of workers) if (name === '' || name === queue) worker.wake();
+    for (const each of workers) if (name === '' || name === each.name) each.worker.wake();
   }
 
   /** Polling would find the message too, up to a second late. */
@@ -131,7 +137,7 @@ export function createQueues({ pool, db, notifications, exclusive, log }: Queues
         touchMs,
         log,
       });
-      workers.push({ queue, worker });
+      workers.push({ name: queue, worker });
     },
 
     send: async (executor, queue, message, { afterMs = 0 } = {}) => {
@@ -146,6 +152,14 @@ export function createQueues({ pool, db, notifications, exclusive, log }: Queues
       if (afterMs <= 0) await notifications.publish(executor, channel, queue);
       else if (afterMs < shortWaitMs) wakeLater(queue, afterMs);
     },
+
+    loop: (name, act) => {
+      workers.push({ name, worker: startLoop({ name, act, ...loopTimes[name], retryMs: pollMs, log }) });
+    },
+
+    wake: (executor, name) => notifications.publish(executor, channel, name),
+
+    wakeHere: wake,
 
     health: async () => {
       const { rows } = await sql<{ name: QueueName; depth: number }>`
@@ -198,10 +212,10 @@ function claimStore<Q extends QueueName>(
   const { merges } = settings[queue];
   return {
     claim: async (limit) => {
-      const batchSize = merges === undefined ? limit : 1;
+      const batchSize = merges === true ? 1 : limit;
       const messages = await boss.fetch<QueueMessages[Q]>(queue, { batchSize });
       // After the claim: what these stood for was committed before, so the handler sees it.
-      if (merges !== undefined && messages.length > 0) await forget(db, queue, merges);
+      if (merges === true && messages.length > 0) await forget(db, queue);
       return messages.map(({ id, retryCount, data }) => ({ id, retryCount, data }));
     },
     touch: async (claims) => {
@@ -229,10 +243,20 @@ function held(queue: QueueName, claims: Claim[]) {
 }
 
 /** Leaves out what another service is taking at this moment: its call stands for that one. */
-async function forget(db: Kysely<Tables>, queue: QueueName, which: 'due' | 'all'): Promise<void> {
+async function forget(db: Kysely<Tables>, queue: QueueName): Promise<void> {
   await sql`delete from ${table} where name = ${queue} and id in (
-    select id from ${table} where name = ${queue} and state < 'active'
-    and (start_after <= now() or ${which === 'all'}) for update skip locked)`.execute(db);
+    select id from ${table} where name = ${queue} and state < 'active' for update skip locked)`.execute(db);
+}
+
+/** Runs a text of pg-boss. One that may be several statements cannot be prepared. */
+async function execute(
+  { pool, db }: Pick<QueuesOptions, 'pool' | 'db'>,
+  text: string,
+  values: unknown[] = [],
+) {
+  const one = text.trim().replace(/;$/, '');
+  if (one.includes(';')) return pool.query(text, values);
+  return db.executeQuery(CompiledQuery.raw(one, values));
 }
 
 async function releaseAll(db: Kysely<Tables>, log: Logger): Promise<void> {

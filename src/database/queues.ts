@@ -6,12 +6,8 @@ import type { Tables } from './tables.ts';
 export interface QueueMessages {
   /** One step of one instance. Active once at a time for each instance. */
   instance: { instanceId: string; wake: number };
-  /** Place queued jobs on free slots. One call stands for every message that was due when it began. */
-  dispatch: Record<string, never>;
   /** One attempt of one job on one slot. Active once at a time for each attempt; comes back after a crash. */
   run: { jobId: string; attemptId: string; instanceId: string; slot: number };
-  /** Rent what queued jobs need and let go what is idle. One call stands for every message, as with `sweep`. */
-  fleet: Record<string, never>;
   /**
    * Expire what waited too long, re-arm lost wake-ups. One call stands for every message sent before it, also for those
    * sent for later: its handler sends the next one itself.
@@ -24,12 +20,16 @@ export interface QueueMessages {
   /** Compares the rentals of the account with our records. One at a time over all replicas; merged as the sweep is. */
   reconcile: Record<string, never>;
 }
+/**
+ * Work without messages, done by every replica: `dispatch` places queued jobs on free slots, `fleet` rents what queued jobs need and lets go
+ * what is idle. Each looks at everything there is to do, so nothing is lost with a wake-up.
+ */
+export type LoopName = 'dispatch' | 'fleet';
+
 export type QueueName = keyof QueueMessages;
 export const queueNames = [
   'instance',
-  'dispatch',
   'run',
-  'fleet',
   'sweep',
   'money',
   'deliver',
@@ -71,6 +71,12 @@ export interface Queues {
     message: QueueMessages[Q],
     options?: SendOptions,
   ): Promise<void>;
+  /** Runs a loop from now on, at once and whenever it is woken. `act` may resolve with the milliseconds until it wants to look again. */
+  loop(name: LoopName, act: (context: HandlerContext) => Promise<number | void>): void;
+  /** Wakes a loop in every replica; the wake-up leaves at commit. */
+  wake(executor: Executor, name: LoopName): Promise<void>;
+  /** Wakes a loop in this process. */
+  wakeHere(name: LoopName): void;
   health(): Promise<QueueHealth>;
   /** Takes no more messages, aborts the running handlers' signals, waits up to `timeoutMs` for them, and hands back what did not end. */
   stop(timeoutMs: number): Promise<void>;

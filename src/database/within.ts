@@ -1,4 +1,4 @@
-// A limit for answers of the database: one that is out of reach may keep a caller waiting for a minute.
+// Limits for what may take long: a database that is out of reach may keep a caller waiting for a minute.
 
 /** Settles as `answer` does, or rejects after `limitMs` milliseconds. */
 export async function within<T>(limitMs: number, answer: Promise<T>): Promise<T> {
@@ -12,4 +12,9 @@ export async function within<T>(limitMs: number, answer: Promise<T>): Promise<T>
   } finally {
     clearTimeout(timer);
   }
+}
+
+/** Resolves when `ended` does, whatever its outcome, or after `limitMs` milliseconds. */
+export async function waitAtMost(limitMs: number, ended: Promise<unknown>): Promise<void> {
+  await within(limitMs, ended).catch(() => undefined);
 }

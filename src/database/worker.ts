@@ -1,7 +1,8 @@
 // Works on one queue: claims as many messages as there are free hands, keeps the claims alive, settles each.
-import { setTimeout as delay } from 'node:timers/promises';
 import type { Logger } from 'pino';
+import { createWake } from '../support/wake.ts';
 import type { HandlerContext } from './queues.ts';
+import { waitAtMost } from './within.ts';
 
 /** One claim of one message. A message that is claimed again has a higher `retryCount`, which fences off the older claim. */
 export interface Claim {
@@ -63,19 +64,15 @@ export function startWorker<M>(options: WorkerOptions<M>): Worker {
   const stopping = new AbortController();
   let closed = false;
   let healthy = true;
-  let pause = new AbortController();
-
-  const wake = (): void => pause.abort();
+  const alarm = createWake();
+  const wake = (): void => alarm.now();
 
   async function loop(): Promise<void> {
     while (!stopping.signal.aborted) {
-      // Renewed before looking: a wake-up that comes while looking ends the next pause.
-      pause = new AbortController();
       const free = concurrency - held.size;
-      const messages = free > 0 ? await claim(free) : [];
-      for (const message of messages) take(message);
-      if (messages.length > 0 && held.size < concurrency) continue;
-      await delay(pollMs, undefined, { signal: pause.signal }).catch(() => undefined);
+      // What comes after it looked brings a wake-up of its own.
+      for (const message of free > 0 ? await claim(free) : []) take(message);
+      await alarm.wait(pollMs, stopping.signal).catch(() => undefined);
     }
   }
 
@@ -147,14 +144,10 @@ export function startWorker<M>(options: WorkerOptions<M>): Worker {
     healthy: () => healthy,
     stop: async (timeoutMs) => {
       stopping.abort(new Error('The service stops'));
-      wake();
-      const limit = new AbortController();
-      const ended = looping.then(() => Promise.all([...held].map((entry) => entry.ended)));
-      await Promise.race([
-        ended,
-        delay(timeoutMs, undefined, { signal: limit.signal }).catch(() => undefined),
-      ]);
-      limit.abort();
+      await waitAtMost(
+        timeoutMs,
+        looping.then(() => Promise.all([...held].map((entry) => entry.ended))),
+      );
       closed = true;
       clearInterval(toucher);
       if (held.size > 0) {

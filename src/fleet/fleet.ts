@@ -26,20 +26,13 @@ export interface FleetDeps {
 
 /** One lock for all passes: two replicas that decide at once would rent twice for one job. */
 const FLEET_LOCK = 4_711_002;
-/** The next pass when nothing happens before. */
-const LOOK_AGAIN_MS = 30_000;
 const SOONEST_MS = 20;
 
-/** One pass, and the message for the next. Repeating it changes nothing. */
-export async function runFleet(deps: FleetDeps): Promise<void> {
-  let nextMs = LOOK_AGAIN_MS;
-  try {
-    const nextLookAt = await tendFleet(deps);
-    const untilThen = (nextLookAt?.getTime() ?? Number.POSITIVE_INFINITY) - deps.clock.now().getTime();
-    nextMs = Math.min(LOOK_AGAIN_MS, Math.max(SOONEST_MS, untilThen));
-  } finally {
-    await deps.queues.send(deps.db, 'fleet', {}, { afterMs: nextMs });
-  }
+/** One pass. Repeating it changes nothing. Resolves with the milliseconds until the next is due, when nothing happens before. */
+export async function runFleet(deps: FleetDeps): Promise<number | undefined> {
+  const nextLookAt = await tendFleet(deps);
+  if (nextLookAt === null) return undefined;
+  return Math.max(SOONEST_MS, nextLookAt.getTime() - deps.clock.now().getTime());
 }
 
 /** Looks, decides and acts, one replica at a time. Returns when the next look is due. */
@@ -135,5 +128,5 @@ async function writeNotes(
       .onConflict((conflict) => conflict.column('wish').doUpdateSet({ note }))
       .execute();
   }
-  if (changed.length + over.length > 0) await queues.send(trx, 'dispatch', {});
+  if (changed.length + over.length > 0) await queues.wake(trx, 'dispatch');
 }

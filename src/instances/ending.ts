@@ -39,7 +39,7 @@ export async function beginEnding(
     .where('id', '=', instance.id)
     .execute();
   if (to === 'terminating') await closeSlots(trx, queues, instance.id, jobReason, maxAttempts);
-  await queues.send(trx, 'dispatch', {});
+  await queues.wake(trx, 'dispatch');
   await wakeInstance(trx, queues, instance.id, 0, now);
   return true;
 }

@@ -48,10 +48,14 @@ export async function endAttempt(
   const next = consequenceOf(job, verdict, past, maxAttempts);
   if (!jobStatusesBefore(next.status).includes(job.status)) return false;
 
-  if (verdict.kind === 'succeeded') await writeOutputs(trx, ref.jobId, verdict.outputs);
-  await writeAttempt(trx, ref, next, now);
+  const outputs = verdict.kind === 'succeeded' ? verdict.outputs : [];
+  const [freed] = await Promise.all([
+    freeSlot(trx, ref),
+    writeAttempt(trx, ref, next, now),
+    writeOutputs(trx, ref.jobId, outputs),
+  ]);
+  // After the outputs: who sees the end has seen what came of it.
   await writeJob(trx, queues, ref, job, next, now);
-  const freed = await freeSlot(trx, ref);
   if (freed && next.retriedFor !== null) {
     await beginAttempt(trx, queues, ref, now);
     return true;
@@ -59,7 +63,7 @@ export async function endAttempt(
   // Its own was given away before: now another that fetches its outputs may give its slot away.
   if (!freed) await handOnSlots(trx, queues, ref.instanceId);
   // Without a free slot nothing has changed for jobs that wait, but perhaps for an instance that has nothing to do now.
-  await queues.send(trx, freed || next.status === 'queued' ? 'dispatch' : 'fleet', {});
+  await queues.wake(trx, freed || next.status === 'queued' ? 'dispatch' : 'fleet');
   return true;
 }
 
@@ -91,26 +95,30 @@ async function writeOutputs(
   jobId: string,
   outputs: CollectedOutput[],
 ): Promise<void> {
-  for (const [position, output] of outputs.entries()) {
-    const { name, nodeId, kind, temporary, assetId, text, contentType, sizeBytes } = output;
+  const [first, ...others] = outputs.map(({ name, kind, nodeId, temporary }) => {
+    return { type: 'output' as const, data: { name, kind, nodeId, temporary, url: outputUrl(jobId, name) } };
+  });
+  if (first === undefined) return;
+  const rows = outputs.map((output, position) => ({
+    job_id: jobId,
+    name: output.name,
+    position,
+    node_id: output.nodeId,
+    kind: output.kind,
+    temporary: output.temporary,
+    asset_id: output.assetId,
+    text: output.text,
+    content_type: output.contentType,
+    size_bytes: output.sizeBytes,
+  }));
+  // A statement takes 65,535 values.
+  for (let from = 0; from < rows.length; from += 1000) {
     await trx
       .insertInto('outputs')
-      .values({
-        job_id: jobId,
-        name,
-        position,
-        node_id: nodeId,
-        kind,
-        temporary,
-        asset_id: assetId,
-        text,
-        content_type: contentType,
-        size_bytes: sizeBytes,
-      })
+      .values(rows.slice(from, from + 1000))
       .execute();
-    const data = { name, kind, nodeId, temporary, url: outputUrl(jobId, name) };
-    await appendEvent(trx, jobId, { type: 'output', data });
   }
+  await appendEvent(trx, jobId, first, ...others);
 }
 
 async function writeAttempt(

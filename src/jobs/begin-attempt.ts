@@ -33,12 +33,13 @@ export async function beginAttempt(
     .returning('attempt')
     .executeTakeFirst();
   if (job === undefined) return false;
-  await trx
+  const { attempt } = job;
+  const attempted = trx
     .insertInto('attempts')
     .values({
       id: attemptId,
       job_id: jobId,
-      number: job.attempt,
+      number: attempt,
       instance_id: instanceId,
       slot,
       status: 'staging',
@@ -46,7 +47,7 @@ export async function beginAttempt(
       touched_at: now,
     })
     .execute();
-  const taken = await trx
+  const taking = trx
     .updateTable('slots')
     .from('instances')
     .set({ job_id: jobId })
@@ -56,7 +57,8 @@ export async function beginAttempt(
     .where('job_id', 'is', null)
     .returning(['gpu_name', 'gpu_count', 'region'])
     .executeTakeFirst();
-  const { attempt } = job;
+  const sent = queues.send(trx, 'run', { jobId, attemptId, instanceId, slot });
+  const [taken] = await Promise.all([taking, attempted, sent]);
   const message = `Attempt ${attempt} is placed on instance ${instanceId}${taken === undefined ? '' : factsText(taken)}.`;
   await appendEvent(
     trx,
@@ -64,7 +66,6 @@ export async function beginAttempt(
     { type: 'log', data: { message, attempt } },
     { type: 'status', data: { status: 'running', waitingFor: null, instanceId, attempt, error: null } },
   );
-  await queues.send(trx, 'run', { jobId, attemptId, instanceId, slot });
   return true;
 }
 

@@ -16,25 +16,39 @@ const DISPATCH_LOCK = 4_711_001;
 
 /** Places what can be placed and says of the rest what it waits for. Returns how many jobs were placed. */
 export async function dispatch({ db, queues, clock }: DispatchDeps): Promise<number> {
+  // What a wake-up tells of was committed before it, so this overlooks nothing; most slots come free while nobody waits.
+  if (!(await isAnyQueued(db))) return 0;
   return db.transaction().execute(async (trx) => {
     await sql`select pg_advisory_xact_lock(${sql.lit(DISPATCH_LOCK)})`.execute(trx);
     const now = clock.now();
+    const { placements, all } = await findPlacements(trx, now);
     let placed = 0;
-    for (const placement of await findPlacements(trx, now)) {
+    for (const placement of placements) {
       if (await beginAttempt(trx, queues, placement, now)) placed += 1;
     }
-    await explainWaiting(trx, now);
+    if (!all) await explainWaiting(trx, now);
     return placed;
   });
 }
 
-async function findPlacements(trx: Transaction<Tables>, now: Date): Promise<Placement[]> {
+async function isAnyQueued(db: DispatchDeps['db']): Promise<boolean> {
+  const { rows } = await sql`select from jobs where status = 'queued' limit 1`.execute(db);
+  return rows.length > 0;
+}
+
+/** Which job goes where, and whether these are all that were queued. */
+async function findPlacements(
+  trx: Transaction<Tables>,
+  now: Date,
+): Promise<{ placements: Placement[]; all: boolean }> {
   const instances = await lockFreeSlots(trx);
   const slots = instances.reduce((count, { freeSlots }) => count + freeSlots.length, 0);
+  if (slots === 0) return { placements: [], all: false };
   // Of jobs that want the same, no more than that can be placed; jobs that fit nowhere hide none that would.
-  const jobs = slots === 0 ? [] : await nextJobs(trx, slots);
-  if (jobs.length === 0) return [];
-  return matchJobs(jobs, instances, { uses: await usesOfKeys(trx, jobs), now });
+  const jobs = await nextJobs(trx, slots);
+  const placements =
+    jobs.length === 0 ? [] : matchJobs(jobs, instances, { uses: await usesOfKeys(trx, jobs), now });
+  return { placements, all: jobs.length < slots && placements.length === jobs.length };
 }
 
 /**
@@ -86,6 +100,8 @@ async function usesOfKeys(
   jobs: readonly WaitingJob[],
 ): Promise<Map<string | null, KeyUse>> {
   const names = [...new Set(jobs.map(({ apiKey }) => apiKey ?? ''))];
+  // It competes with nobody.
+  if (names.length === 1) return new Map();
   const { rows } = await sql<KeyUse & { name: string }>`
     select name, coalesce(held.slots, 0)::integer as slots, coalesce(held.since, (
       select max(finished_at) from jobs

@@ -5,7 +5,7 @@ import { batched } from '../support/batched.ts';
 import type { JobDeps } from './deps.ts';
 import { watchJob } from './events.ts';
 import { isFinal, type JobStatus } from './job.ts';
-import { createWake } from './wake.ts';
+import { createWake } from '../support/wake.ts';
 
 /** Resolves when the job has reached its final status or is not there, after `limitMs`, or when the signal is aborted. */
 export type WhenEnded = (jobId: string, limitMs: number, signal: AbortSignal) => Promise<void>;

@@ -1,9 +1,9 @@
 // The end of jobs: the one place that writes a final status, and with it what tells of it.
-import type { Transaction } from 'kysely';
+import { sql, type Transaction } from 'kysely';
 import type { Queues } from '../database/queues.ts';
 import type { Tables } from '../database/tables.ts';
 import { recordDeliveries } from '../webhooks/record.ts';
-import { appendEvents } from './events.ts';
+import { announcement, type StatusData } from './events.ts';
 import { jobStatusesBefore, type FinalStatus, type JobError } from './job.ts';
 
 export interface JobEnd {
@@ -25,27 +25,18 @@ export async function endJobs(
   { status, error, instanceId, now }: JobEnd,
 ): Promise<string[]> {
   if (jobIds.length === 0) return [];
-  const ended = await trx
-    .updateTable('jobs')
-    .set({
-      status,
-      error: error === null ? null : JSON.stringify(error),
-      progress: null,
-      waiting_for: null,
-      finished_at: now,
-    })
-    .where('id', 'in', jobIds)
-    .where('status', 'in', jobStatusesBefore(status))
-    .returning(['id', 'attempt', 'webhook_url as webhookUrl'])
-    .execute();
-  for (const [attempt, jobs] of Map.groupBy(ended, (job) => job.attempt)) {
-    const data = { status, waitingFor: null, instanceId, attempt, error };
-    await appendEvents(
-      trx,
-      jobs.map(({ id }) => id),
-      { type: 'status', data },
-    );
-  }
+  const event: Omit<StatusData, 'attempt'> = { status, waitingFor: null, instanceId, error };
+  const { rows: ended } = await sql<{ id: string; webhookUrl: string | null }>`
+    with ended as (
+      update jobs set status = ${status}, error = ${error === null ? null : JSON.stringify(error)}::jsonb,
+        progress = null, waiting_for = null, finished_at = ${now}
+      where id = any(${jobIds}::uuid[]) and status = any(${jobStatusesBefore(status)}::text[])
+      returning id, attempt, webhook_url
+    ), written as (
+      insert into job_events (job_id, type, data)
+      select id, 'status', ${JSON.stringify(event)}::jsonb || jsonb_build_object('attempt', attempt) from ended
+    )
+    select id, webhook_url as "webhookUrl", ${announcement(sql`id`)} from ended`.execute(trx);
   await recordDeliveries(trx, queues, ended, `job.${status}`, now);
   return ended.map(({ id }) => id);
 }

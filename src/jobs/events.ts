@@ -1,5 +1,5 @@
 // The log of each job: what happened, in order, for those who watch it and for those who ask later.
-import { sql, type Kysely, type Transaction } from 'kysely';
+import { sql, type Kysely, type RawBuilder, type Transaction } from 'kysely';
 import type { Executor, QueueMessages } from '../database/queues.ts';
 import type { Notifications } from '../database/notifications.ts';
 import type { Tables } from '../database/tables.ts';
@@ -66,30 +66,40 @@ export async function appendEvent(
   await appendEvents(trx, [jobId], ...events);
 }
 
-/** Writes and announces the same events of several jobs, in two statements however many they are. */
+/** Writes and announces the same events of several jobs, in one statement however many they are. */
 export async function appendEvents(
   trx: Transaction<Tables>,
   jobIds: readonly string[],
   ...events: [JobEvent, ...JobEvent[]]
 ): Promise<void> {
   if (jobIds.length === 0) return;
-  const rows = events.map(({ type, data }) => ({ type, data: JSON.stringify(data) }));
-  await trx
-    .insertInto('job_events')
-    .values(jobIds.flatMap((id) => rows.map((row) => ({ job_id: id, ...row }))))
-    .execute();
-  await announceJobs(trx, jobIds);
+  const types = events.map(({ type }) => type);
+  const data = events.map((event) => JSON.stringify(event.data));
+  await sql`
+    with written as (
+      insert into job_events (job_id, type, data)
+      select job_id, type, data::jsonb
+      from unnest(${jobIds}::uuid[]) with ordinality as job (job_id, line)
+      cross join unnest(${types}::text[], ${data}::text[]) with ordinality as event (type, data, place)
+      order by line, place
+    )
+    select ${announcement(sql`id`)} from unnest(${jobIds}::text[]) as id`.execute(trx);
+}
+
+/** What a statement that changes jobs selects, to tell whoever watches one of them. */
+export function announcement(jobId: RawBuilder<unknown>) {
+  return sql`pg_notify(${sql.lit(CHANGES)}, ${jobId}::text)`;
 }
 
 /** Tells whoever watches the job, in every replica, to look at it. */
 export async function announceJob(executor: Executor, jobId: string): Promise<void> {
-  await sql`select pg_notify(${CHANGES}, ${jobId})`.execute(executor);
+  await announceJobs(executor, [jobId]);
 }
 
 /** The same of several jobs, in one statement. */
 export async function announceJobs(executor: Executor, jobIds: readonly string[]): Promise<void> {
   if (jobIds.length === 0) return;
-  await sql`select pg_notify(${CHANGES}, id) from unnest(${jobIds}::text[]) as id`.execute(executor);
+  await sql`select ${announcement(sql`id`)} from unnest(${jobIds}::text[]) as id`.execute(executor);
 }
 
 /** Tells whoever runs the job, in every replica, to look whether it should stop. */

@@ -2,11 +2,15 @@
 import type { ComfySession } from '../comfyui/session.ts';
 import { watchStop } from './events.ts';
 import type { Run } from './run-state.ts';
-import { createWake } from './wake.ts';
+import { createWake } from '../support/wake.ts';
+
+const FIRST_MS = 200;
 
 export interface Hints {
   /** Waits until it is worth looking again; rejects with the reason of the run's signal. */
   wait(options: { stopping: boolean }): Promise<void>;
+  /** Waits for the first of them, but not long: a prompt that waits in line has none to tell. */
+  first(): Promise<void>;
   stop(): void;
 }
 
@@ -39,6 +43,7 @@ export function watchPrompt(run: Run, session: ComfySession): Hints {
 
   return {
     wait: ({ stopping }) => wake.wait(intervalMs(stopping), run.signal),
+    first: () => wake.wait(live ? FIRST_MS : 0, run.signal),
     stop() {
       unwatchPrompt();
       unwatchStop();

@@ -21,7 +21,7 @@ export interface JobState extends JobSummaryRow, ComingColumns {
 }
 
 export interface Change {
-  /** Null when it is what he saw. Never newer than the events. */
+  /** Null when nothing has changed since. Never newer than the events. */
   state: JobState | null;
   /** After those that he saw, the oldest first. There may be more. */
   events: StoredEvent[];
@@ -44,9 +44,7 @@ const EVENTS_A_LOOK = 200;
 export function createNews(db: Kysely<Tables>, notifications: Notifications, tickMs = 5000): News {
   const listeners = new Set<() => void>();
   let ticking: NodeJS.Timeout | undefined;
-  const look = batched((questions: Question[]) => readChanges(db, questions), {
-    keyOf: ({ jobId, version, eventId }) => `${jobId} ${version} ${eventId}`,
-  });
+  const look = batched((questions: Question[]) => readChanges(db, questions), { keyOf });
 
   function tick(): void {
     for (const listener of listeners) listener();
@@ -71,32 +69,51 @@ export function createNews(db: Kysely<Tables>, notifications: Notifications, tic
   };
 }
 
-/** The state of each job, where that is not the version that was seen. */
-export async function readStates(
-  executor: Executor,
-  seen: readonly { jobId: string; version: string | null }[],
-): Promise<Pick<Change, 'state' | 'gone'>[]> {
+export interface Look extends Pick<Change, 'state' | 'gone'> {
+  /** Of the last event of the job, where anything has changed; 0 for none. */
+  lastId: number;
+}
+
+/** The state of each job, where it has another version than the one that was seen, or newer events. */
+export async function readStates(executor: Executor, seen: readonly Question[]): Promise<Look[]> {
   const columns = sql.join(summaryColumns.map((column) => sql.ref(`jobs.${column}`)));
   // A row's xmin is the transaction that wrote it last, so it changes with every update, whoever makes it.
   const version = sql<string>`jobs.xmin::text || ' ' || coalesce(coming.xmin::text, '')`;
-  const { rows } = await sql<JobState & { place: number; gone: boolean }>`
-    select asked.place::int, jobs.id is null as gone, ${columns}, ${version} as version, coming.id as coming_id,
+  const { rows } = await sql<JobState & { place: number; gone: boolean; last_event_id: number }>`
+    select asked.place::int, jobs.id is null as gone, coalesce(last.id, 0) as last_event_id,
+      ${columns}, ${version} as version, coming.id as coming_id,
       coming.phase as coming_phase, coming.phase_started_at as coming_since, coming.message as coming_message
-    from unnest(${seen.map(({ jobId }) => jobId)}::uuid[], ${seen.map((one) => one.version)}::text[])
-      with ordinality asked (id, version, place)
+    from unnest(${seen.map(({ jobId }) => jobId)}::uuid[], ${seen.map((one) => one.version)}::text[],
+      ${seen.map(({ eventId }) => eventId)}::bigint[]) with ordinality asked (id, version, event_id, place)
     left join jobs on jobs.id = asked.id
+    left join lateral (select max(id) as id from job_events where job_id = asked.id) last on true
     left join instances coming on coming.id = jobs.waiting_instance_id
       and jobs.status = 'queued' and coming.status in ('requested', 'provisioning')
-    where jobs.id is null or ${version} is distinct from asked.version`.execute(executor);
-  const byPlace = new Map(
-    rows.map(({ place, gone, ...state }) => [place, { state: gone ? null : state, gone }]),
+    where jobs.id is null or last.id > asked.event_id or ${version} is distinct from asked.version`.execute(
+    executor,
   );
-  return seen.map((_, index) => byPlace.get(index + 1) ?? { state: null, gone: false });
+  const byPlace = new Map(
+    rows.map(({ place, gone, last_event_id: lastId, ...state }) => [
+      place,
+      { state: gone ? null : state, gone, lastId },
+    ]),
+  );
+  return seen.map((_, index) => byPlace.get(index + 1) ?? { state: null, gone: false, lastId: 0 });
 }
 
 /** The state is read before the events: everything that led to it is then among them. */
 async function readChanges(db: Kysely<Tables>, questions: Question[]): Promise<Change[]> {
-  const states = await readStates(db, questions);
+  const looks = await readStates(db, questions);
+  const behind = questions.filter(({ eventId }, index) => (looks[index]?.lastId ?? 0) > eventId);
+  const events = behind.length === 0 ? new Map<string, StoredEvent[]>() : await readEvents(db, behind);
+  return questions.map((question, index) => {
+    const { state = null, gone = false } = looks[index] ?? {};
+    return { state, gone, events: events.get(keyOf(question)) ?? [] };
+  });
+}
+
+/** By what was asked, in their order. */
+async function readEvents(db: Kysely<Tables>, questions: Question[]): Promise<Map<string, StoredEvent[]>> {
   const { rows } = await sql<StoredEvent & { place: number }>`
     select asked.place::int, event.id, event.type, event.data
     from unnest(${questions.map(({ jobId }) => jobId)}::uuid[], ${questions.map((one) => one.eventId)}::bigint[])
@@ -107,6 +124,10 @@ async function readChanges(db: Kysely<Tables>, questions: Question[]): Promise<C
       order by id limit ${sql.lit(EVENTS_A_LOOK)}
     ) event
     order by asked.place, event.id`.execute(db);
-  const events = Map.groupBy(rows, ({ place }) => place);
-  return states.map((state, index) => ({ ...state, events: events.get(index + 1) ?? [] }));
+  const byPlace = Map.groupBy(rows, ({ place }) => place);
+  return new Map(questions.map((question, index) => [keyOf(question), byPlace.get(index + 1) ?? []]));
+}
+
+function keyOf({ jobId, version, eventId }: Question): string {
+  return `${jobId} ${version} ${eventId}`;
 }

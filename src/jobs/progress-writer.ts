@@ -29,6 +29,8 @@ interface Options {
   log: Logger;
 }
 
+/** What has changed again by then need not be written: a short job shows its end alone. */
+const LEAD_MS = 100;
 /** Of an attempt; a workflow of a thousand nodes may have as many to tell. */
 const MAX_WARNINGS = 20;
 
@@ -38,7 +40,7 @@ export function createProgressWriter(options: Options): ProgressWriter {
   let phase: JobProgress['phase'] | null = null;
   let shown = options.before;
   let stopped = false;
-  const throttle = createThrottle(options.intervalMs, show);
+  const throttle = createThrottle(options.intervalMs, show, LEAD_MS);
   const previews = createPreviewWriter({ db, ref, limits: options.previews, log });
   const warnings = new Set<string>();
   let warning = Promise.resolve();

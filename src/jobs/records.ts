@@ -75,14 +75,13 @@ export const storedWorkflow = sql<Workflow>`coalesce(
 export async function findJob(db: Kysely<Tables>, id: string): Promise<JobDetails> {
   const job = await db.selectFrom('jobs').selectAll().where('id', '=', id).executeTakeFirst();
   if (job === undefined) throw jobNotFound(id);
-  const attempts = await db
-    .selectFrom('attempts')
-    .selectAll()
-    .where('job_id', '=', id)
-    .orderBy('number')
-    .execute();
-  const outputs = await outputsOf(db, id).orderBy('position').execute();
-  return { job, attempts, outputs, coming: await findComing(db, job) };
+  const coming = await findComing(db, job);
+  if (job.attempt === 0) return { job, attempts: [], outputs: [], coming };
+  const [attempts, outputs] = await Promise.all([
+    db.selectFrom('attempts').selectAll().where('job_id', '=', id).orderBy('number').execute(),
+    outputsOf(db, id).orderBy('position').execute(),
+  ]);
+  return { job, attempts, outputs, coming };
 }
 
 async function findComing(db: Kysely<Tables>, job: JobRow): Promise<ComingColumns | null> {
@@ -165,14 +164,16 @@ export async function findEventState(
   db: Kysely<Tables>,
   id: string,
 ): Promise<{ lastEventId: number; ended: boolean }> {
-  const job = await db.selectFrom('jobs').select('status').where('id', '=', id).executeTakeFirst();
+  const job = await db
+    .selectFrom('jobs')
+    .select([
+      'status',
+      sql<number | null>`(select max(id) from job_events where job_id = jobs.id)`.as('last'),
+    ])
+    .where('id', '=', id)
+    .executeTakeFirst();
   if (job === undefined) throw jobNotFound(id);
-  const { last } = await db
-    .selectFrom('job_events')
-    .select(({ fn }) => fn.max('id').as('last'))
-    .where('job_id', '=', id)
-    .executeTakeFirstOrThrow();
-  return { lastEventId: last ?? 0, ended: isFinal(job.status) };
+  return { lastEventId: job.last ?? 0, ended: isFinal(job.status) };
 }
 
 function outputExpired(name: string, at: Date): ServiceError {

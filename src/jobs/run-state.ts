@@ -1,9 +1,10 @@
 // One attempt under way, as the process that runs it sees it: its record, its fence, and whether it should stop.
 import type { Logger } from 'pino';
+import type { ComfySession } from '../comfyui/session.ts';
 import type { AttemptRow } from '../database/tables.ts';
 import type { AttemptRef } from './attempt.ts';
 import { timingOf, type RunDeps, type RunTiming } from './deps.ts';
-import type { AttemptStatus, JobProgress, JobStatus, Workflow } from './job.ts';
+import type { AttemptStatus, JobInput, JobStatus, Workflow } from './job.ts';
 import { previewLimits } from './preview-writer.ts';
 import { arePreviewsAskedFor } from './previews.ts';
 import { createProgressWriter, type ProgressWriter } from './progress-writer.ts';
@@ -22,6 +23,8 @@ export interface RunState {
   createdAt: Date;
   submittedAt: Date | null;
   startedAt: Date | null;
+  /** When whoever runs it last showed that he does. */
+  touchedAt: Date;
 }
 
 export interface Run {
@@ -33,10 +36,13 @@ export interface Run {
   signal: AbortSignal;
   /** As it was accepted, without its inputs. */
   workflow: Workflow;
+  inputs: JobInput[];
   /** ComfyUI is asked to make previews. */
   previews: boolean;
   state: RunState;
   progress: ProgressWriter;
+  /** What the instance was asked through last; null before the first time. */
+  session: ComfySession | null;
   /** Files that are stored already, by what ComfyUI calls them: a second try to collect goes on where the first stopped. */
   collected: Map<string, CollectedFile>;
   /** Submits without a usable answer. */
@@ -45,7 +51,6 @@ export interface Run {
   freesMemory: boolean;
   /** ComfyUI neither runs nor ends the prompt, so its instance must take no more. */
   wedged: boolean;
-  touchedAt: number;
 }
 
 /** Thrown when the attempt is no longer the job's: it was ended by somebody else, and nothing more may be written. */
@@ -60,16 +65,14 @@ const TOUCH_MS = 10_000;
 
 /** Loads the attempt of a message. Null when the attempt is over: the message came late or twice. */
 export async function openRun(deps: RunDeps, ref: AttemptRef, signal: AbortSignal): Promise<Run | null> {
-  const state = await loadState(deps, ref);
-  if (state === null) return null;
-  const { workflow, progress, attempt, previews } = await deps.db
-    .selectFrom('jobs')
-    .select([storedWorkflow.as('workflow'), 'progress', 'attempt', arePreviewsAskedFor.as('previews')])
-    .where('id', '=', ref.jobId)
-    .executeTakeFirstOrThrow();
+  const found = await stateOf(deps, ref)
+    .select([storedWorkflow.as('workflow'), 'jobs.inputs', 'jobs.progress', 'jobs.attempt'])
+    .select(arePreviewsAskedFor.as('previews'))
+    .executeTakeFirst();
+  if (found === undefined) return null;
+  const { workflow, inputs, progress, attempt, previews, ...state } = found;
   const timing = timingOf(deps);
   const log = deps.log.child({ jobId: ref.jobId, attemptId: ref.attemptId, instanceId: ref.instanceId });
-  const before: JobProgress | null = progress;
   return {
     deps,
     ref,
@@ -77,35 +80,33 @@ export async function openRun(deps: RunDeps, ref: AttemptRef, signal: AbortSigna
     log,
     signal,
     workflow,
+    inputs,
     previews,
     state,
     progress: createProgressWriter({
       db: deps.db,
       ref,
       workflow,
-      before,
+      before: progress,
       intervalMs: timing.progressMs,
       previews: previewLimits(deps.config),
       log,
     }),
+    session: null,
     collected: new Map(),
     vainSubmits: 0,
     freesMemory: attempt > 1 && (await followsFailure(deps, ref, attempt)),
     wedged: false,
-    touchedAt: 0,
   };
 }
 
 /** Reads the record again. Throws `AttemptTaken` when the attempt is over. */
 export async function refresh(run: Run): Promise<RunState> {
-  const state = await loadState(run.deps, run.ref);
-  if (state === null) throw new AttemptTaken();
+  const state = await stateOf(run.deps, run.ref).executeTakeFirst();
+  if (state === undefined) throw new AttemptTaken();
   run.state = state;
   const now = run.deps.clock.now();
-  if (now.getTime() - run.touchedAt >= TOUCH_MS) {
-    run.touchedAt = now.getTime();
-    await updateAttempt(run, { touched_at: now });
-  }
+  if (now.getTime() - state.touchedAt.getTime() >= TOUCH_MS) await updateAttempt(run, { touched_at: now });
   return state;
 }
 
@@ -144,8 +145,9 @@ async function followsFailure({ db }: RunDeps, ref: AttemptRef, attempt: number)
   return before !== undefined;
 }
 
-async function loadState({ db }: RunDeps, ref: AttemptRef): Promise<RunState | null> {
-  const row = await db
+/** The record of an attempt, while it is the job's. */
+function stateOf({ db }: RunDeps, ref: AttemptRef) {
+  return db
     .selectFrom('jobs')
     .innerJoin('attempts', 'attempts.id', 'jobs.attempt_id')
     .leftJoin('slots', (join) =>
@@ -164,13 +166,12 @@ async function loadState({ db }: RunDeps, ref: AttemptRef): Promise<RunState | n
       'attempts.created_at as createdAt',
       'attempts.submitted_at as submittedAt',
       'attempts.started_at as startedAt',
+      'attempts.touched_at as touchedAt',
     ])
     .where('jobs.id', '=', ref.jobId)
     .where('jobs.status', 'in', ['running', 'canceling'])
     .where('attempts.id', '=', ref.attemptId)
     .where((where) =>
       where.or([where('slots.job_id', 'is not', null), where('attempts.status', '=', 'collecting')]),
-    )
-    .executeTakeFirst();
-  return row ?? null;
+    );
 }

@@ -17,8 +17,8 @@ import { AttemptTaken, openRun, refresh, updateAttempt, type Run } from './run-s
 import { stageInputs } from './stage.ts';
 import { stopOf, verdictOfStop } from './stop.ts';
 import { claimSubmit, NotSubmitted, settle, submit } from './submit.ts';
-import { AttemptEnd, type Verdict } from './verdict.ts';
-import { createWake } from './wake.ts';
+import { AttemptEnd, type CollectedOutput, type Verdict } from './verdict.ts';
+import { createWake } from '../support/wake.ts';
 import { whileOurs } from './while-ours.ts';
 
 /** Told to whoever waits for the job. */
@@ -54,10 +54,13 @@ async function findVerdict(run: Run): Promise<Verdict> {
   const wake = createWake();
   let unreachableSince: number | null = null;
   let oddAnswers = 0;
+  let again = false;
   let storedFiles = 0;
   for (let failures = 1; ; failures += 1) {
     try {
-      await refresh(run);
+      // It was read just before the first try.
+      if (again) await refresh(run);
+      again = true;
       const session = await connect(run);
       return await advance(run, session, () => {
         unreachableSince = null;
@@ -96,8 +99,11 @@ async function advance(run: Run, session: ComfySession, reached: () => void): Pr
   const claimed = workflow !== null && (await claimSubmit(run, session));
   const hints = watchPrompt(run, session);
   try {
-    if (claimed) await submit(run, session, workflow);
-    else if (run.state.attemptStatus === 'staging') await settle(run, session.client);
+    if (claimed) {
+      await submit(run, session, workflow);
+      // Its events come from the beginning, so there is nothing to see before them.
+      await hints.first();
+    } else if (run.state.attemptStatus === 'staging') await settle(run, session.client);
     // One that answers but never sends a file whole is as good as out of reach.
     const finished = await follow(run, session, hints, () => {
       if (run.state.attemptStatus !== 'collecting') reached();
@@ -132,11 +138,7 @@ async function judge(run: Run, session: ComfySession, { entry, stop }: Finished)
   const times = timesOf(run, entry);
   if (entry.outcome === 'succeeded' && stop?.because !== 'canceled') {
     run.progress.enter('collecting');
-    const made = { ...times, outputsReused: entry.outputsReused };
-    await run.deps.db.transaction().execute((trx) => beginCollecting(trx, run.deps.queues, run.ref, made));
-    await refresh(run);
-    const outputs = await whileOurs(run, (signal) => collect(run, session.client, entry, signal));
-    return { kind: 'succeeded', outputs };
+    return { kind: 'succeeded', outputs: await collectAll(run, session, entry, times) };
   }
   await updateAttempt(
     run,
@@ -148,6 +150,26 @@ async function judge(run: Run, session: ComfySession, { entry, stop }: Finished)
   if (entry.outcome === 'failed') return failureOf(entry, await vramOf(run));
   const reason = 'Somebody else interrupted the workflow on the instance.';
   return { kind: 'lost', code: 'prompt_lost', reason };
+}
+
+/** The files are on their way while the record says so, and the slot is handed on. */
+async function collectAll(
+  run: Run,
+  { client }: ComfySession,
+  entry: HistoryEntry,
+  times: { startedAt: Date; executedAt: Date },
+): Promise<CollectedOutput[]> {
+  const { db, queues } = run.deps;
+  const made = { ...times, outputsReused: entry.outputsReused };
+  // From here on no limit ends it.
+  run.state = { ...run.state, attemptStatus: 'collecting' };
+  return whileOurs(run, async (signal) => {
+    const [outputs] = await Promise.all([
+      collect(run, client, entry, signal),
+      db.transaction().execute((trx) => beginCollecting(trx, queues, run.ref, made)),
+    ]);
+    return outputs;
+  });
 }
 
 /** By our clock, with the duration by ComfyUI's: the clocks of rented machines are wrong at times. */
@@ -170,9 +192,10 @@ async function vramOf({ deps, ref }: Run): Promise<number | null> {
   return instance?.vram_gb ?? null;
 }
 
-async function connect({ deps, ref }: Run): Promise<ComfySession> {
+async function connect(run: Run): Promise<ComfySession> {
   try {
-    return await deps.sessions.get(ref.instanceId);
+    run.session = await run.deps.sessions.get(run.ref.instanceId);
+    return run.session;
   } catch (error) {
     throw new ComfyError('unavailable', messageOf(error), { cause: error });
   }
@@ -236,7 +259,7 @@ async function courtesy(
 ): Promise<void> {
   if (run.state.clientId === null || run.signal.aborted) return;
   try {
-    const session = await run.deps.sessions.get(run.ref.instanceId);
+    const session = run.session ?? (await connect(run));
     await act(session, AbortSignal.any([run.signal, AbortSignal.timeout(COURTESY_MS)]));
   } catch (error) {
     run.log.debug({ err: error }, 'the instance was left as it is');

@@ -197,15 +197,9 @@ export async function insertJobs(
     queued_at: now,
   }));
   await trx.insertInto('jobs').values(rows).execute();
-  await appendEvents(
-    trx,
-    jobs.map(({ id }) => id),
-    {
-      type: 'status',
-      data: { status: 'queued', waitingFor: null, instanceId: null, attempt: 0, error: null },
-    },
-  );
-  await queues.send(trx, 'dispatch', {});
+  const data = { status: 'queued', waitingFor: null, instanceId: null, attempt: 0, error: null } as const;
+  const ids = jobs.map(({ id }) => id);
+  await Promise.all([appendEvents(trx, ids, { type: 'status', data }), queues.wake(trx, 'dispatch')]);
 }
 
 export async function cancelJob(

@@ -60,5 +60,5 @@ export async function handOnSlots(
   );
   const freed = holding.slice(0, Math.max(0, places));
   for (const each of freed) await freeSlot(trx, each);
-  if (freed.length > 0) await queues.send(trx, 'dispatch', {});
+  if (freed.length > 0) await queues.wake(trx, 'dispatch');
 }

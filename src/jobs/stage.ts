@@ -35,11 +35,7 @@ export async function stageInputs(run: Run, client: ComfyClient, signal: AbortSi
 
 /** The inputs with every URL fetched. What was fetched is written to the job at once, so that another try does not fetch it again. */
 async function fetchInputs(run: Run, signal: AbortSignal): Promise<JobInput[]> {
-  const { inputs } = await run.deps.db
-    .selectFrom('jobs')
-    .select('inputs')
-    .where('id', '=', run.ref.jobId)
-    .executeTakeFirstOrThrow();
+  const { inputs } = run;
   for (const [index, input] of inputs.entries()) {
     if (input.url === undefined || input.assetId !== undefined) continue;
     const asset = await fetchInput(run, input.url, `inputs[${index}].url`, signal);

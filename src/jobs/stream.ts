@@ -9,7 +9,7 @@ import { createNews, readStates, type Change, type JobState, type Seen } from '.
 import { presentComing, presentOutput, presentSummary } from './presentation.ts';
 import { createPreviewWatch, type PreviewView } from './preview-watch.ts';
 import { outputsOf } from './records.ts';
-import { createWake } from './wake.ts';
+import { createWake } from '../support/wake.ts';
 
 export interface StreamRequest {
   jobId: string;
@@ -107,29 +107,22 @@ interface Look {
 
 /** Everything that a caller needs who has seen nothing; carries the id of the last event that it includes. */
 async function takeSnapshot(db: Kysely<Tables>, jobId: string, links: SignedLinks['links']): Promise<Look> {
-  return db
-    .transaction()
-    .setIsolationLevel('repeatable read')
-    .execute(async (trx) => {
-      const [found] = await readStates(trx, [{ jobId, version: null }]);
-      const job = found?.state ?? null;
-      if (job === null) return { text: '', sent: nothingSent, ended: true, more: false };
-      const { lastId } = await trx
-        .selectFrom('job_events')
-        .select(({ fn }) => fn.max('id').as('lastId'))
-        .where('job_id', '=', jobId)
-        .executeTakeFirstOrThrow();
-      const outputs = await outputsOf(trx, jobId).orderBy('position').execute();
-      const linkTo = outputs.length === 0 ? plainLink : await links();
-      const eventId = lastId ?? 0;
-      const { progress } = presentSummary(job);
-      const text = [
-        ...outputs.map((output) => frame('output', presentOutput(jobId, output, linkTo))),
-        progress === null ? '' : frame('progress', progress),
-        frame('status', statusOf(job), eventId),
-      ].join('');
-      return { text, sent: sentOf(job, eventId), ended: isFinal(job.status), more: false };
-    });
+  const [found] = await readStates(db, [{ jobId, version: null, eventId: 0 }]);
+  if (found === undefined || found.state === null) {
+    return { text: '', sent: nothingSent, ended: true, more: false };
+  }
+  const { state: job, lastId } = found;
+  const ended = isFinal(job.status);
+  // They are written with the end.
+  const outputs = ended ? await outputsOf(db, jobId).orderBy('position').execute() : [];
+  const linkTo = outputs.length === 0 ? plainLink : await links();
+  const { progress } = presentSummary(job);
+  const text = [
+    ...outputs.map((output) => frame('output', presentOutput(jobId, output, linkTo))),
+    progress === null ? '' : frame('progress', progress),
+    frame('status', statusOf(job), lastId),
+  ].join('');
+  return { text, sent: sentOf(job, lastId), ended, more: false };
 }
 
 /** Events first; what has none of its own is shown when they have all been sent, so that it is never older than they are. */

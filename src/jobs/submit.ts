@@ -30,7 +30,8 @@ export async function claimSubmit(run: Run, session: ComfySession): Promise<bool
   const now = run.deps.clock.now();
   const onlyIf = { status: 'staging', clientId: null } as const;
   const claimed = await updateAttempt(run, { client_id: clientId, submitted_at: now }, onlyIf);
-  await refresh(run);
+  if (claimed) run.state = { ...run.state, clientId, submittedAt: now };
+  else await refresh(run);
   return claimed;
 }
 
@@ -137,7 +138,6 @@ async function refuseParts(
 
 async function markSubmitted(run: Run): Promise<void> {
   await updateAttempt(run, { status: 'submitted' }, { status: 'staging' });
-  await refresh(run);
 }
 
 async function release(run: Run): Promise<never> {

@@ -24,7 +24,6 @@ export async function sweepJobs(deps: SweepDeps): Promise<void> {
   await endOverdueAttempts(deps);
   await resendRuns(deps);
   await sweepPreviews(deps.db);
-  await pokeDispatch(deps);
 }
 
 /** Queued jobs beyond their wait limit. */
@@ -125,16 +124,6 @@ async function resendRuns({ db, queues, clock }: SweepDeps): Promise<void> {
       if (touched.numUpdatedRows === 1n) await queues.send(trx, 'run', ref);
     });
   }
-}
-
-async function pokeDispatch({ db, queues }: SweepDeps): Promise<void> {
-  const queued = await db
-    .selectFrom('jobs')
-    .select('id')
-    .where('status', '=', 'queued')
-    .limit(1)
-    .executeTakeFirst();
-  if (queued !== undefined) await queues.send(db, 'dispatch', {});
 }
 
 function currentAttempts(db: Kysely<Tables>) {

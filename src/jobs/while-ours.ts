@@ -3,7 +3,7 @@ import { watchStop } from './events.ts';
 import { refresh, type Run } from './run-state.ts';
 import { stopOf, verdictOfStop } from './stop.ts';
 import { AttemptEnd } from './verdict.ts';
-import { createWake } from './wake.ts';
+import { createWake } from '../support/wake.ts';
 
 /**
  * Does `work` with a signal that is aborted when the attempt is taken away, or should stop. Rejects then with the reason:
@@ -30,7 +30,8 @@ export async function whileOurs<T>(run: Run, work: (signal: AbortSignal) => Prom
     if (!over.signal.aborted) stopping.abort(error);
   });
   try {
-    return await work(AbortSignal.any([run.signal, stopping.signal]));
+    // Nothing that it began goes on after it.
+    return await work(AbortSignal.any([run.signal, stopping.signal, over.signal]));
   } catch (error) {
     stopping.signal.throwIfAborted();
     throw error;

@@ -53,8 +53,7 @@ const fillSlot = async () => {
   await bench.database.db.updateTable('slots').set({ job_id: id }).where('slot', '=', 1).execute();
   await update(id, { status: 'running', started_at: new Date() });
 };
-const messages = async (queue: 'run' | 'dispatch') =>
-  (await bench.database.queues.health()).depth[queue] ?? 0;
+const messages = async (queue: 'run') => (await bench.database.queues.health()).depth[queue] ?? 0;
 
 describe('the dispatch', () => {
   it('places two jobs on an instance and no more', async () => {
@@ -402,15 +401,5 @@ describe('the sweep', () => {
     await started(60_000 + 3_601_000);
     await sweepJobs(bench.deps);
     expect(await bench.job(id)).toMatchObject({ status: 'failed', error: { code: 'time_limit' } });
-  });
-
-  it('wakes the dispatch while jobs wait', async () => {
-    const before = await messages('dispatch');
-    await sweepJobs(bench.deps);
-    expect(await messages('dispatch')).toBe(before);
-    await bench.submit(emptyImage);
-    const submitted = await messages('dispatch');
-    await sweepJobs(bench.deps);
-    expect(await messages('dispatch')).toBe(submitted + 1);
   });
 });

@@ -330,9 +330,9 @@ describe('a stream', () => {
     for (const stream of opened) await stream.next();
     await Promise.all(opened.map((stream) => stream.next()));
     const ends = opened.map((stream) => stream.next());
-    // All look together, for the state and for the events of all jobs.
+    // All look together, in one statement.
     const idle = await statements.reach(statements.calls.length + 10);
-    expect(new Set(idle.slice(-10)).size).toBe(2);
+    expect(new Set(idle.slice(-10)).size).toBe(1);
     for (const id of ids) await bench.jobs.cancel(id);
     expect((await Promise.all(ends)).every(({ value }) => String(value).includes('canceled'))).toBe(true);
     for (const stream of opened) await stream.return(undefined);

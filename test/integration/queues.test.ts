@@ -179,24 +179,71 @@ describe.concurrent('in time', () => {
     expect(await reach(2)).toEqual([message, message]);
   });
 
-  test('calls of dispatch stand for every message before them, and none is lost', async ({
+  test('calls of the sweep stand for every message before them, and none is lost', async ({
     onTestFinished: atEnd,
   }) => {
     const { first, second } = await start(atEnd);
     const { add, calls, reach } = collector<object>();
     const gate = Promise.withResolvers<void>();
-    await first.queues.work('dispatch', 1, async (message) => {
+    await first.queues.work('sweep', 1, async (message) => {
       add(message);
       await gate.promise;
     });
-    await first.queues.send(first.db, 'dispatch', {});
+    await first.queues.send(first.db, 'sweep', {});
     await reach(1);
-    await Promise.all(Array.from({ length: 30 }, () => second.queues.send(second.db, 'dispatch', {})));
-    await first.queues.send(first.db, 'dispatch', {}, { afterMs: 1_000 });
+    await Promise.all(Array.from({ length: 30 }, () => second.queues.send(second.db, 'sweep', {})));
+    await first.queues.send(first.db, 'sweep', {}, { afterMs: 1_000 });
     gate.resolve();
-    await reach(3);
+    await reach(2);
     await vi.waitFor(async () => expect((await first.queues.health()).depth).toEqual({}));
-    expect(calls).toHaveLength(3);
+    expect(calls).toHaveLength(2);
+  });
+
+  test('a loop begins by itself, and again for the wake-ups of every replica, however many at once', async ({
+    onTestFinished: atEnd,
+  }) => {
+    const { first, second } = await start(atEnd);
+    const { add, calls, reach } = collector<number>();
+    const gate = Promise.withResolvers<void>();
+    first.queues.loop('dispatch', async () => {
+      add(performance.now());
+      await gate.promise;
+    });
+    await reach(1);
+    await Promise.all(Array.from({ length: 30 }, () => second.queues.wake(second.db, 'dispatch')));
+    gate.resolve();
+    await reach(2);
+    first.queues.wakeHere('dispatch');
+    await reach(3);
+    expect(calls.length).toBeLessThan(10);
+  });
+
+  test('a loop that fails acts again, and is not healthy until then', async ({ onTestFinished: atEnd }) => {
+    const { first } = await start(atEnd);
+    const { add, calls, reach } = collector<boolean>();
+    first.queues.loop('dispatch', async () => {
+      add((await first.queues.health()).ok);
+      if (calls.length === 1) throw new Error('not now');
+    });
+    expect(await reach(2)).toEqual([true, false]);
+    await vi.waitFor(async () => expect((await first.queues.health()).ok).toBe(true));
+  });
+
+  test('a wake-up in a transaction leaves with its commit', async ({ onTestFinished: atEnd }) => {
+    const { first, second } = await start(atEnd);
+    const { add, calls, reach } = collector<void>();
+    first.queues.loop('dispatch', async () => add());
+    await reach(1);
+    await second.db.transaction().execute(async (trx) => {
+      await second.queues.wake(trx, 'dispatch');
+      // What another connection says meanwhile arrives, and this does not.
+      await second.queues.send(second.db, 'instance', { instanceId: 'a', wake: 0 });
+      const other = collector<void>();
+      await first.queues.work('instance', 1, async () => other.add());
+      await other.reach(1);
+      expect(calls).toHaveLength(1);
+    });
+    await reach(2);
   });
 
   test('a handler whose message was given to somebody else is told', async ({ onTestFinished: atEnd }) => {

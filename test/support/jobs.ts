@@ -23,7 +23,7 @@ import { presentJob, type JobView } from '../../src/jobs/presentation.ts';
 import { runAttempt } from '../../src/jobs/run.ts';
 import { jobRequestSchema } from '../../src/jobs/schemas.ts';
 import { createJobs, type JobService } from '../../src/jobs/service.ts';
-import { createWake } from '../../src/jobs/wake.ts';
+import { createWake } from '../../src/support/wake.ts';
 import { createLogger } from '../../src/support/log.ts';
 import { startComfyDouble, type ComfyDouble } from '../doubles/comfyui/index.ts';
 import { createTestDatabase } from './database.ts';

@@ -2,7 +2,7 @@
 import type { IncomingMessage, ServerResponse } from 'node:http';
 import { text } from 'node:stream/consumers';
 import { Webhook } from 'standardwebhooks';
-import { createWake } from '../../src/jobs/wake.ts';
+import { createWake } from '../../src/support/wake.ts';
 import type { JobView } from '../../src/jobs/presentation.ts';
 import { startTinyServer } from './tiny-server.ts';
 

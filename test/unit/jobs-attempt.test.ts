@@ -98,6 +98,7 @@ describe('a prompt', () => {
     createdAt: new Date(9800),
     submittedAt: new Date(10_000),
     startedAt: null,
+    touchedAt: new Date(9800),
   };
 
   it('may wait in ComfyUI as long as the job may wait', () => {

@@ -112,7 +112,7 @@ async function judge(step: Step, link: Link, seen: Probe, manner: Manner): Promi
       comfyui_version: seen.version,
     };
     await finish(step, update, checkMs, async (trx) => {
-      if (instance.unreachable_since !== null) await deps.queues.send(trx, 'dispatch', {});
+      if (instance.unreachable_since !== null) await deps.queues.wake(trx, 'dispatch');
       await trx
         .updateTable('rentals')
         .set({ trouble: null, trouble_since: null })

@@ -66,8 +66,7 @@ export async function finish(
     if (!(await updateOwned(trx, instance, { next_step_at: step.now, ...update }))) return;
     await write?.(trx);
     // What jobs wait for has changed.
-    if (update.status !== undefined || update.phase !== undefined)
-      await deps.queues.send(trx, 'dispatch', {});
+    if (update.status !== undefined || update.phase !== undefined) await deps.queues.wake(trx, 'dispatch');
     await wakeInstance(trx, deps.queues, instance.id, afterMs, step.now);
   });
 }
