@@ -1,4 +1,5 @@
 import { defineConfig } from 'vitest/config';
+import { LongestFirst } from './test/support/sequencer.ts';
 
 const project = (name: string, timeoutMs: number) => ({
   extends: true as const,
@@ -26,6 +27,7 @@ export default defineConfig({
     isolate: false,
     // Most tests wait for others most of the time: the database, the doubles, a moment that must come.
     maxWorkers: Number(process.env['TEST_WORKERS'] ?? 4),
+    sequence: { sequencer: LongestFirst },
     globalSetup: 'test/support/global-setup.ts',
     projects: [project('unit', 10_000), project('contract', 30_000), project('integration', 60_000)],
   },

@@ -1,4 +1,5 @@
 // Brings the schema up to date at the start. Several replicas may do it at once: Kysely takes a lock in the database.
+import { isDeepStrictEqual } from 'node:util';
 import { Migrator, type Migration, type MigrationResult } from 'kysely/migration';
 import type { Logger } from 'pino';
 import { createKysely, createPool, type ServerAddress } from './connection.ts';
@@ -30,6 +31,9 @@ export const migrations: Record<string, Migration> = {
   '011-machine-facts': machineFacts,
 };
 
+/** PostgreSQL's `undefined_table`. */
+const UNDEFINED_TABLE = '42P01';
+
 /** The name of the newest migration: the level of a schema that is up to date. */
 const schemaLevel = Object.keys(migrations).sort().at(-1) ?? '';
 
@@ -38,8 +42,7 @@ const schemaLevel = Object.keys(migrations).sort().at(-1) ?? '';
  * newer than this service.
  */
 export async function migrate(address: ServerAddress, log: Logger, level = schemaLevel): Promise<void> {
-  // A server that is out of reach must not be taken for a schema at fault.
-  await (await reach(address)).end();
+  if (await isUpToDate(address, level)) return;
   // A migration may take longer than any statement of the service.
   const pool = createPool(address, { size: 1, log, statementTimeoutMs: null });
   try {
@@ -58,6 +61,26 @@ export async function migrate(address: ServerAddress, log: Logger, level = schem
   } finally {
     await pool.end();
   }
+}
+
+/** Most starts change nothing, and Kysely reads much of the catalog to find out. A server that is out of reach rejects in words of its own. */
+async function isUpToDate(address: ServerAddress, level: string): Promise<boolean> {
+  const client = await reach(address);
+  try {
+    const { rows } = await client.query<{ name: string }>('select name from kysely_migration');
+    const applied = rows.map(({ name }) => name).sort();
+    const wanted = Object.keys(migrations).filter((name) => name <= level);
+    return isDeepStrictEqual(applied, wanted.sort());
+  } catch (error) {
+    if (isNewDatabase(error)) return false;
+    throw error;
+  } finally {
+    await client.end();
+  }
+}
+
+function isNewDatabase(error: unknown): boolean {
+  return error instanceof Error && 'code' in error && error.code === UNDEFINED_TABLE;
 }
 
 function report(applied: MigrationResult[], log: Logger): void {

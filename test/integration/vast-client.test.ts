@@ -226,11 +226,12 @@ describe('a launch', () => {
     answerWith([429, 'API requests too frequent'], [200, { success: true, new_contract: 5 }]);
     const create = { calls: 1, perMs: 0, penaltyMs: 80 };
     const vast = provider({ paces: { ...noIntervals.paces, create } });
+    // The penalty counts from the answer, which comes later than this.
+    const startedAt = performance.now();
     await expect(vast.launch(request)).rejects.toMatchObject({ kind: 'rate_limited' });
     expect(seen).toHaveLength(1);
-    const startedAt = performance.now();
     expect(await vast.launch(request)).toEqual({ providerInstanceId: '5' });
-    expect(performance.now() - startedAt).toBeGreaterThan(70);
+    expect(performance.now() - startedAt).toBeGreaterThan(80);
   });
 });
 
@@ -295,16 +296,15 @@ describe('the view of one instance', () => {
       reply(response, 200, isList ? page([2, 3, 4]) : { instances: instance(1) });
     };
     const paces = { ...noIntervals.paces, show: { calls: 1, perMs: 60_000, penaltyMs: 0 } };
-    const vast = provider({ paces: { ...paces, list: { calls: 1, perMs: 30, penaltyMs: 0 } } });
+    const vast = provider({ paces: { ...paces, list: { calls: 1, perMs: 150, penaltyMs: 0 } } });
     await vast.listByLabel('cfy.');
     const views = await Promise.all(['1', '2', '3', '4'].map((id) => vast.describe(id)));
     expect(
       views.map((view) => (view.kind === 'present' ? view.instance.providerInstanceId : view.kind)),
     ).toEqual(['1', '2', '3', '4']);
-    expect(seen.slice(1).map(({ url }) => url.searchParams.get('select_filters') ?? url.pathname)).toEqual([
-      '/api/v0/instances/1/',
-      '{"id":{"in":[2,3,4]}}',
-    ]);
+    const asked = seen.slice(1).map(({ url }) => url.searchParams.get('select_filters') ?? url.pathname);
+    // On two connections, so either may arrive first.
+    expect(asked.toSorted()).toEqual(['/api/v0/instances/1/', '{"id":{"in":[2,3,4]}}']);
     await vast.describe('3');
     expect(seen.at(-1)?.url.searchParams.get('select_filters')).toBe('{"id":{"in":[3]}}');
   });

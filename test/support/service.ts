@@ -77,12 +77,13 @@ export async function startTestService({
     call,
     async until<T>(path: string, done: (body: T) => boolean, limitMs = 40_000): Promise<T> {
       const deadline = performance.now() + limitMs;
-      for (;;) {
+      // What does not come at once is asked for less and less often: each look has its price for all tests.
+      for (let pauseMs = 20; ; pauseMs = Math.min(150, pauseMs * 1.25)) {
         const { body } = await call<T>(path);
         if (done(body)) return body;
         if (performance.now() > deadline)
           throw new Error(`${path} did not get there: ${JSON.stringify(body)}`);
-        await sleep(25);
+        await sleep(pauseMs);
       }
     },
     async stop() {
