@@ -38,7 +38,7 @@ const settings: { [Q in QueueName]: QueueSettings<QueueMessages[Q]> } = {
 
 /** How often a loop looks at the latest, and how long it rests at least, in milliseconds. */
 const loopTimes: { [L in LoopName]: { everyMs: number; restMs: number } } = {
-  dispatch: { everyMs: 10_000, restMs: 0 },
+  dispatch: { everyMs: 5_000, restMs: 0 },
   // Machines take minutes to come, so it does not have to follow each of a hundred jobs.
   fleet: { everyMs: 30_000, restMs: 200 },
 };

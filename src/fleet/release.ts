@@ -23,8 +23,12 @@ export async function releaseIdle(
   return deps.db.transaction().execute(async (trx) => {
     // From here on the dispatch passes it over; what was dispatched before is seen by the next statement.
     const instance = await lock(trx, id);
-    if (instance?.status !== 'ready' || (await isWanted(trx, id, idleSince))) return false;
-    return end(deps, trx, instance, 'idle', now);
+    if (instance?.status === 'ready' && !(await isWanted(trx, id, idleSince))) {
+      return end(deps, trx, instance, 'idle', now);
+    }
+    // For what has passed it over.
+    await deps.queues.wake(trx, 'dispatch');
+    return false;
   });
 }
 

@@ -19,7 +19,7 @@ export async function sweepInstances(
       .select('id')
       .where('status', '<>', 'terminated')
       .where(sql<boolean>`coalesce(next_step_at, created_at) < now() - make_interval(secs => ${lateSeconds})`)
-      .forUpdate()
+      .forNoKeyUpdate()
       .skipLocked()
       .execute();
     for (const { id } of late) await wakeInstance(trx, queues, id);

@@ -34,7 +34,7 @@ export async function endAttempt(
   { maxAttempts, now }: { maxAttempts: number; now: Date },
 ): Promise<boolean> {
   if (verdict.kind === 'again') await holdInstance(trx, ref.instanceId);
-  await lockSlots(trx, ref.instanceId);
+  await lockSlots(trx, queues, ref.instanceId);
   const job = await trx
     .selectFrom('jobs')
     .select(['status', 'attempt', 'wanted_instance_id'])
@@ -61,9 +61,7 @@ export async function endAttempt(
     return true;
   }
   // Its own was given away before: now another that fetches its outputs may give its slot away.
-  if (!freed) await handOnSlots(trx, queues, ref.instanceId);
-  // Without a free slot nothing has changed for jobs that wait, but perhaps for an instance that has nothing to do now.
-  await queues.wake(trx, freed || next.status === 'queued' ? 'dispatch' : 'fleet');
+  if (!freed) await handOnSlots(trx, ref.instanceId);
   return true;
 }
 

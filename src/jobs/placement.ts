@@ -33,7 +33,7 @@ export async function beginCollecting(
   ref: AttemptRef,
   { startedAt, executedAt, outputsReused }: { startedAt: Date; executedAt: Date; outputsReused: boolean },
 ): Promise<boolean> {
-  await lockSlots(trx, ref.instanceId);
+  await lockSlots(trx, queues, ref.instanceId);
   const begun = await trx
     .updateTable('attempts')
     .set({
@@ -46,7 +46,7 @@ export async function beginCollecting(
     .where('status', '=', 'submitted')
     .executeTakeFirst();
   if (begun.numUpdatedRows !== 1n) return false;
-  await handOnSlots(trx, queues, ref.instanceId);
+  await handOnSlots(trx, ref.instanceId);
   return true;
 }
 
@@ -62,7 +62,7 @@ export async function closeSlots(
   reason: string,
   maxAttempts: number,
 ): Promise<void> {
-  await lockSlots(trx, instanceId);
+  await lockSlots(trx, queues, instanceId);
   const now = new Date();
   for (const { attemptId, jobId, slot } of await openAttempts(trx, instanceId)) {
     const ref = { jobId, attemptId, instanceId, slot };

@@ -164,11 +164,14 @@ async function collectAll(
   // From here on no limit ends it.
   run.state = { ...run.state, attemptStatus: 'collecting' };
   return whileOurs(run, async (signal) => {
-    const [outputs] = await Promise.all([
-      collect(run, client, entry, signal),
-      db.transaction().execute((trx) => beginCollecting(trx, queues, run.ref, made)),
-    ]);
-    return outputs;
+    const begun = db.transaction().execute((trx) => beginCollecting(trx, queues, run.ref, made));
+    try {
+      const [outputs] = await Promise.all([collect(run, client, entry, signal), begun]);
+      return outputs;
+    } finally {
+      // However the attempt ends, the times of its execution are known by then.
+      await begun.catch(() => undefined);
+    }
   });
 }
 

@@ -6,8 +6,12 @@ import type { Tables } from '../database/tables.ts';
 /** Attempts that may fetch their outputs from one instance without a slot; one more keeps its slot meanwhile. */
 export const COLLECTING_PER_INSTANCE = 2;
 
-/** Slots are locked before jobs, and instances before slots. */
-export async function lockSlots(trx: Transaction<Tables>, instanceId: string): Promise<void> {
+/**
+ * Slots are locked before jobs, and instances before slots. A dispatch that comes meanwhile passes over them, whatever becomes of them, so
+ * it is woken again when the transaction commits.
+ */
+export async function lockSlots(trx: Transaction<Tables>, queues: Queues, instanceId: string): Promise<void> {
+  await queues.wake(trx, 'dispatch');
   await trx
     .selectFrom('slots')
     .select('slot')
@@ -36,11 +40,7 @@ export async function freeSlot(
  * Gives the slots of jobs that ComfyUI is done with to others, which are staged while outputs are fetched, as far as the bound
  * allows. The caller has locked the slots.
  */
-export async function handOnSlots(
-  trx: Transaction<Tables>,
-  queues: Queues,
-  instanceId: string,
-): Promise<void> {
+export async function handOnSlots(trx: Transaction<Tables>, instanceId: string): Promise<void> {
   const collecting = await trx
     .selectFrom('attempts')
     .leftJoin('slots', (join) =>
@@ -58,7 +58,5 @@ export async function handOnSlots(
   const holding = collecting.flatMap(({ jobId, slot }) =>
     slot === null ? [] : [{ jobId, instanceId, slot }],
   );
-  const freed = holding.slice(0, Math.max(0, places));
-  for (const each of freed) await freeSlot(trx, each);
-  if (freed.length > 0) await queues.wake(trx, 'dispatch');
+  for (const each of holding.slice(0, Math.max(0, places))) await freeSlot(trx, each);
 }

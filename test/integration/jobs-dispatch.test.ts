@@ -1,11 +1,12 @@
 import { sql, type Transaction } from 'kysely';
-import { afterAll, beforeAll, beforeEach, describe, expect, it } from 'vitest';
+import { afterAll, beforeAll, beforeEach, describe, expect, it, onTestFinished } from 'vitest';
 import type { Tables } from '../../src/database/tables.ts';
 import { endAttempt } from '../../src/jobs/attempt.ts';
 import { headsOfLines } from '../../src/jobs/lines.ts';
 import { closeSlots, openSlots } from '../../src/jobs/placement.ts';
 import { sweepJobs } from '../../src/jobs/sweep.ts';
 import type { Verdict } from '../../src/jobs/verdict.ts';
+import { collector } from '../support/collector.ts';
 import { createJobBench, type JobBench } from '../support/jobs.ts';
 import { emptyImage } from '../support/workflows.ts';
 
@@ -252,6 +253,29 @@ describe('the slots of an instance', () => {
     await bench.dispatch();
     expect(await bench.attemptOf(lost)).toMatchObject({ instanceId: second, slot: 0 });
     expect(await bench.attemptOf(later)).toMatchObject({ instanceId: second, slot: 1 });
+  });
+
+  it('bring a dispatch when they come free that has passed over them while they were held', async () => {
+    const { db, queues, notifications } = bench.database;
+    await bench.addInstance();
+    const [ended, waiting] = [await bench.submit(emptyImage), await bench.submit(emptyImage)];
+    await bench.dispatch();
+    const third = await bench.submit(emptyImage);
+    // Its slot was handed on before, so its end frees none.
+    const ref = await bench.attemptOf(ended);
+    await db.updateTable('slots').set({ job_id: null }).where('job_id', '=', ended).execute();
+    await db.updateTable('attempts').set({ status: 'collecting' }).where('id', '=', ref.attemptId).execute();
+    const wakeUps = collector<string>();
+    onTestFinished(notifications.subscribe('comfyfleet_queues', wakeUps.add));
+    await wakeUps.reach(1);
+    await db.transaction().execute(async (trx) => {
+      const options = { maxAttempts: 2, now: new Date() };
+      await endAttempt(trx, queues, ref, { kind: 'succeeded', outputs: [] }, options);
+      expect(await bench.dispatch()).toBe(0);
+    });
+    expect((await wakeUps.reach(2)).slice(1)).toEqual(['dispatch']);
+    expect(await bench.dispatch()).toBe(1);
+    expect([await statusOf(third), await statusOf(waiting)]).toEqual(['running', 'running']);
   });
 
   it('let a job fail that was tried often enough, or wanted this very instance', async () => {
