@@ -16,6 +16,8 @@ import { watchUsage, type Usage } from './usage.ts';
 export interface BenchService {
   readonly url: string;
   readonly usage: Usage;
+  /** Ends it before its scenario does. */
+  stop(): Promise<void>;
 }
 
 const doubleProgram = fileURLToPath(new URL('../test/doubles/comfyui/main.ts', import.meta.url));
@@ -35,10 +37,12 @@ export async function startDoubles(
 export async function startBenchService(
   comfyUrls: readonly string[],
   { folder, stack, watched }: BenchOptions,
+  nodeOptions: readonly string[] = [],
 ): Promise<BenchService> {
   const dataDir = await newDataFolder(folder, stack);
   const service = serviceProcess('service', {
     logFile: `${dataDir}.log`,
+    nodeOptions,
     env: { DATA_DIR: dataDir, COMFYUI_URLS: comfyUrls.join(',') },
   });
   stack.defer(() => service.stop());
@@ -50,7 +54,7 @@ export async function startBenchService(
   const usage = await watchUsage(pid, await serverProcess(join(dataDir, 'postgres')));
   stack.defer(() => usage.stop());
   watched(usage);
-  return { url, usage };
+  return { url, usage, stop: () => service.stop() };
 }
 
 async function startDouble(knobs: Partial<ComfyKnobs>, stack: AsyncDisposableStack): Promise<string> {

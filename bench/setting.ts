@@ -14,11 +14,15 @@ export interface Setting {
 
 export async function prepare(
   options: BenchOptions,
-  { doubles: count = 1, works }: { doubles?: number; works: readonly Work[] },
+  {
+    doubles: count = 1,
+    works,
+    nodeOptions = [],
+  }: { doubles?: number; works: readonly Work[]; nodeOptions?: readonly string[] },
 ): Promise<Setting> {
   const { folder, stack } = options;
   const doubles = await startDoubles(count, knobsFor(works), stack);
-  const service = await startBenchService(doubles, options);
+  const service = await startBenchService(doubles, options, nodeOptions);
   const bare = await Promise.all(doubles.map((url) => openBareClient(url, { folder, stack })));
   return { doubles, service, bare };
 }

@@ -34,10 +34,14 @@ const nodeOptions = manifest.scripts.start
   .filter((word) => word.startsWith('--') && !word.startsWith('--env-file'));
 const stopLimitMs = 60_000;
 
-/** The settings of the environment are not passed on; its log goes to `logFile`. */
+/** The settings of the environment are not passed on; its log goes to `logFile`. `nodeOptions` come on top of those of `npm start`. */
 export function serviceProcess(
   name: string,
-  { env, logFile }: { env: Record<string, string>; logFile: string },
+  {
+    env,
+    logFile,
+    nodeOptions: more = [],
+  }: { env: Record<string, string>; logFile: string; nodeOptions?: readonly string[] },
 ): ServiceProcess {
   const log = createWriteStream(logFile, { flags: 'a' });
   const accidents: string[] = [];
@@ -54,7 +58,7 @@ export function serviceProcess(
     answering = Promise.withResolvers();
     // Whoever does not wait for it does not care.
     answering.promise.catch(() => undefined);
-    const started = spawn(process.execPath, [...nodeOptions, program], {
+    const started = spawn(process.execPath, [...nodeOptions, ...more, program], {
       stdio: ['ignore', 'pipe', 'pipe'],
       env: {
         PATH: process.env['PATH'],
