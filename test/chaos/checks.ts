@@ -30,7 +30,14 @@ async function run({ random, stack }: ChaosOptions): Promise<Outcome> {
 
   const found = {
     ...expected(await brokenMachines(vast, stack), ['orphan', 'unrecorded', 'twice', 'foreign', 'unended']),
-    ...expected(await brokenJobs(comfy, random, stack), ['lost', 'end', 'executed', 'slots', 'output']),
+    ...expected(await brokenJobs(comfy, random, stack), [
+      'lost',
+      'end',
+      'announced',
+      'executed',
+      'slots',
+      'output',
+    ]),
     ...expected(brokenMoney(), ['bill', 'price']),
   };
   const unnoticed = Object.entries(found).filter(([, count]) => count === 0);
@@ -122,6 +129,7 @@ async function brokenJobs(
     attempts: [attempt],
     told: new Map([[jobId, ['running', 'failed', 'succeeded']]]),
     executions: new Map([['instance', comfy.counters.executionsOf]]),
+    announced: new Map([[jobId, ['one', 'two'].map((id) => ({ id, type: 'job.succeeded' }))]]),
     heldSlots: 0,
   };
   const outputs = await outputViolations(clientWithAnotherPicture(), evidence, [comfy]);

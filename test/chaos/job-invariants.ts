@@ -9,6 +9,7 @@ import { isFinal, type JobStatus } from '../../src/jobs/job.ts';
 import type { ComfyDouble } from '../doubles/comfyui/index.ts';
 import { patiently, type Client } from './client.ts';
 import { rightEnds, type JobPlan } from './job-plans.ts';
+import type { Announcement, Webhooks } from './webhooks.ts';
 
 /** Everything that is judged, once all jobs have ended. */
 export interface JobEvidence {
@@ -19,6 +20,8 @@ export interface JobEvidence {
   told: ReadonlyMap<string, JobStatus[]>;
   /** What each instance ran: how often, by prompt id, which is the attempt's. */
   executions: ReadonlyMap<string, Record<string, number>>;
+  /** The webhooks that came, by job. */
+  announced: ReadonlyMap<string, readonly Announcement[]>;
   /** Slots that still hold a job. */
   heldSlots: number;
 }
@@ -27,8 +30,11 @@ const DOWNLOAD_LIMIT_MS = 30_000;
 
 export async function gatherJobEvidence(
   db: Kysely<Tables>,
-  plans: readonly JobPlan[],
-  doubles: readonly ComfyDouble[],
+  {
+    plans,
+    doubles,
+    webhooks,
+  }: { plans: readonly JobPlan[]; doubles: readonly ComfyDouble[]; webhooks: Webhooks },
 ): Promise<JobEvidence> {
   const instances = await db.selectFrom('instances').select(['id', 'static_url']).execute();
   const events = await db
@@ -52,6 +58,7 @@ export async function gatherJobEvidence(
         return double === undefined ? [] : [[id, double.counters.executionsOf] as const];
       }),
     ),
+    announced: webhooks.announced(),
     heldSlots: held.length,
   };
 }
@@ -64,7 +71,21 @@ export function jobViolations(evidence: JobEvidence): string[] {
     jobId !== null && byId.has(jobId) ? [] : [`lost: ${name} was accepted as ${jobId}, which is unknown`],
   );
   const held = heldSlots === 0 ? [] : [`slots: ${heldSlots} still hold a job although all have ended`];
-  return [...lost, ...jobs.flatMap((job) => endViolations(job, evidence)), ...executed(evidence), ...held];
+  return [
+    ...lost,
+    ...jobs.flatMap((job) => [...endViolations(job, evidence), ...announcementViolations(job, evidence)]),
+    ...executed(evidence),
+    ...held,
+  ];
+}
+
+/** A webhook may come again, under the same id; there is one for each job, and it tells how the job ended. */
+function announcementViolations({ id, status }: JobRow, { announced }: JobEvidence): string[] {
+  const came = announced.get(id) ?? [];
+  const ids = new Set(came.map((each) => each.id)).size;
+  if (ids === 1 && came.every(({ type }) => type === `job.${status}`)) return [];
+  const types = came.map(({ type }) => type).join(', ');
+  return [`announced: job ${id} is ${status}, and ${ids} webhooks tell of it: ${types || 'none'}`];
 }
 
 function endViolations({ id, status, metadata, attempt }: JobRow, evidence: JobEvidence): string[] {

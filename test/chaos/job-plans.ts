@@ -48,10 +48,17 @@ export function planJobs(random: Random, names: string, count: number): JobPlan[
 }
 
 /** Submits all, one after the other, and cancels those that are to be canceled, whatever happens to the service meanwhile. */
-export async function submitJobs(client: Client, random: Random, plans: readonly JobPlan[]): Promise<void> {
+export async function submitJobs(
+  client: Client,
+  random: Random,
+  plans: readonly JobPlan[],
+  webhookUrl: string,
+): Promise<void> {
   const cancels: Promise<unknown>[] = [];
   for (const plan of plans) {
-    const { id } = await patiently(`${plan.name} is accepted`, JOB_LIMIT_MS, () => submit(client, plan));
+    const { id } = await patiently(`${plan.name} is accepted`, JOB_LIMIT_MS, () =>
+      submit(client, plan, webhookUrl),
+    );
     plan.jobId = id;
     if (plan.kind === 'is canceled') cancels.push(cancelLater(client, id, random.integer(0, 4_000)));
   }
@@ -102,8 +109,13 @@ async function allPages<T>(client: Client, path: string): Promise<T[]> {
   }
 }
 
-async function submit(client: Client, { name, workflow }: JobPlan): Promise<{ id: string }> {
-  const json = { workflow, metadata: { chaos: name } };
+async function submit(
+  client: Client,
+  { name, workflow }: JobPlan,
+  webhookUrl: string,
+): Promise<{ id: string }> {
+  // A receiver refuses by path, so each has its own.
+  const json = { workflow, metadata: { chaos: name }, webhookUrl: `${webhookUrl}/${name}` };
   return client.call('/jobs', { method: 'POST', json });
 }
 

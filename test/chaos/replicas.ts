@@ -3,7 +3,7 @@ import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { seededRandom, type Random } from '../doubles/vast/random.ts';
 import { createTestDatabase } from '../support/database.ts';
-import { clientOf, type Client } from './client.ts';
+import { clientOf } from './client.ts';
 import { startDoubles } from './comfyui-doubles.ts';
 import { newDataFolder } from './folders.ts';
 import { judgeJobs } from './judge-jobs.ts';
@@ -12,6 +12,7 @@ import { startKilling } from './killing.ts';
 import type { ChaosOptions, Outcome, Scenario } from './scenario.ts';
 import { serviceProcess, type ServiceProcess } from './service-process.ts';
 import { watchSlots } from './slot-watch.ts';
+import { receiveWebhooks } from './webhooks.ts';
 
 const CALM_MS = 2_000;
 /** Longer than a replica may be silent before its work is given to another (10 s, and a second or two to notice). */
@@ -31,6 +32,7 @@ async function run({ random, full, folder, say, stack }: ChaosOptions): Promise<
   const doubles = await startDoubles(3, stack);
   const { database, url, stop } = await createTestDatabase();
   stack.defer(stop);
+  const webhooks = await receiveWebhooks(seededRandom(random.integer(0, 2 ** 31)), stack);
   const dataDir = await newDataFolder(folder, stack);
   const services = ['victim', 'survivor'].map((name) =>
     serviceProcess(name, {
@@ -40,6 +42,7 @@ async function run({ random, full, folder, say, stack }: ChaosOptions): Promise<
         DATABASE_POOL_SIZE: '8',
         DATA_DIR: dataDir,
         COMFYUI_URLS: doubles.map((double) => double.url).join(','),
+        ...webhooks.env,
       },
     }),
   );
@@ -58,10 +61,12 @@ async function run({ random, full, folder, say, stack }: ChaosOptions): Promise<
     const jobs = planJobs(random, `replicas-${round}`, jobsPerRound);
     plans.push(...jobs);
     kills += await killWhile(victim, random, stack, async () => {
-      await submitJobs(client, random, jobs.slice(0, jobsPerRound / 2));
+      await submitJobs(client, random, jobs.slice(0, jobsPerRound / 2), webhooks.url);
       stuck.push(...(await waitForJobs(client)));
     });
-    await freezeWhileBusy(victim, client, random, jobs.slice(jobsPerRound / 2));
+    await freezeWhileBusy(victim, () =>
+      submitJobs(client, random, jobs.slice(jobsPerRound / 2), webhooks.url),
+    );
     stuck.push(...(await waitForJobs(client)));
     if (rounds > 1) say(`round ${round} of ${rounds}`);
   }
@@ -71,7 +76,7 @@ async function run({ random, full, folder, say, stack }: ChaosOptions): Promise<
   // What is still under way cannot be judged.
   if (stuck.length > 0)
     return { figures: { kills }, violations: [...stuck, ...accidents, ...seen.violations] };
-  const judged = await judgeJobs(database.db, client, plans, doubles);
+  const judged = await judgeJobs(database.db, client, { plans, doubles, webhooks });
   return {
     figures: {
       kills,
@@ -97,13 +102,8 @@ async function killWhile(
 }
 
 /** The frozen one wakes up in the belief that its work is still its own. */
-async function freezeWhileBusy(
-  victim: ServiceProcess,
-  client: Client,
-  random: Random,
-  jobs: JobPlan[],
-): Promise<void> {
-  const submitted = submitJobs(client, random, jobs);
+async function freezeWhileBusy(victim: ServiceProcess, submit: () => Promise<void>): Promise<void> {
+  const submitted = submit();
   await sleep(GRIP_MS);
   victim.pause();
   await sleep(FREEZE_MS);

@@ -10,6 +10,7 @@ import { startKilling } from './killing.ts';
 import type { ChaosOptions, Outcome, Scenario } from './scenario.ts';
 import { serviceProcess } from './service-process.ts';
 import { watchSlots } from './slot-watch.ts';
+import { receiveWebhooks } from './webhooks.ts';
 
 const CALM_MS = 3_000;
 
@@ -21,10 +22,11 @@ export const restarts: Scenario = {
 
 async function run({ random, full, folder, stack }: ChaosOptions): Promise<Outcome> {
   const doubles = await startDoubles(2, stack);
+  const webhooks = await receiveWebhooks(seededRandom(random.integer(0, 2 ** 31)), stack);
   const dataDir = await newDataFolder(folder, stack);
   const service = serviceProcess('service', {
     logFile: join(folder, 'service.log'),
-    env: { DATA_DIR: dataDir, COMFYUI_URLS: doubles.map(({ url }) => url).join(',') },
+    env: { DATA_DIR: dataDir, COMFYUI_URLS: doubles.map(({ url }) => url).join(','), ...webhooks.env },
   });
   stack.defer(() => service.stop());
   const client = clientOf([service]);
@@ -33,7 +35,7 @@ async function run({ random, full, folder, stack }: ChaosOptions): Promise<Outco
 
   service.start();
   const killing = startKilling(service, seededRandom(random.integer(0, 2 ** 31)), CALM_MS, stack);
-  await Promise.race([submitJobs(client, random, plans), killing.broken]);
+  await Promise.race([submitJobs(client, random, plans, webhooks.url), killing.broken]);
   const stuck = await Promise.race([waitForJobs(client), killing.broken]);
   const { kills } = killing;
   await killing.stop();
@@ -42,7 +44,7 @@ async function run({ random, full, folder, stack }: ChaosOptions): Promise<Outco
   // What is still under way cannot be judged.
   if (stuck.length > 0)
     return { figures: { kills }, violations: [...stuck, ...service.accidents, ...seen.violations] };
-  const judged = await judgeJobs(await openRecords(dataDir, stack), client, plans, doubles);
+  const judged = await judgeJobs(await openRecords(dataDir, stack), client, { plans, doubles, webhooks });
   return {
     figures: {
       kills,
