@@ -29,10 +29,12 @@ export function healthProbes({ database, queues, provider, store, db, config }: 
       return { status: 'ok', detail: 'The database answers.' };
     },
     async queues() {
-      const { ok, depth } = await queues.health();
+      const { ok, failing, depth } = await queues.health();
       const waiting = Object.entries(depth).map(([name, count]) => `${name} ${count}`);
       const detail = waiting.length === 0 ? 'Nothing waits.' : `Messages: ${waiting.join(', ')}.`;
-      return { status: ok ? 'ok' : 'unavailable', detail };
+      if (!ok) return { status: 'unavailable', detail };
+      if (failing.length === 0) return { status: 'ok', detail };
+      return { status: 'degraded', detail: `What fails is tried again: ${failing.join(', ')}. ${detail}` };
     },
     provider:
       provider === null

@@ -146,18 +146,24 @@ async function writeChunks(
 function createFlusher(file: FileHandle) {
   let unflushed = 0;
   let flushing: Promise<void> | null = null;
+  let failure: { error: unknown } | null = null;
   return {
     wrote(bytes: number): void {
       unflushed += bytes;
       if (unflushed < FLUSH_BYTES || flushing !== null) return;
       unflushed = 0;
-      // A failure comes again with the last flush, which counts.
       flushing = file
         .datasync()
-        .catch(() => undefined)
+        .catch((error: unknown) => {
+          failure = { error };
+        })
         .finally(() => (flushing = null));
     },
-    settled: async () => flushing,
+    /** Rejects where a flush failed: the system tells that once, so no later one would. */
+    async settled(): Promise<void> {
+      await flushing;
+      if (failure !== null) throw failure.error;
+    },
   };
 }
 

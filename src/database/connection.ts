@@ -36,8 +36,6 @@ export function createPool(address: ServerAddress, { size, log, statementTimeout
   const pool = new Pool({
     ...connectionSettings(address),
     max: size,
-    // Statements of one connection that do not wait for each other travel together.
-    pipeline: true,
     idleTimeoutMillis: 60_000,
     ...(statementTimeoutMs !== null && {
       statement_timeout: statementTimeoutMs,

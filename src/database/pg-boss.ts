@@ -23,14 +23,16 @@ export interface QueuesOptions {
 interface QueueSettings<M> {
   /** Messages with the same key are worked on one at a time, over all replicas: a unique index of pg-boss sees to it. */
   key?: (message: M) => string;
+  /** Several messages may have one key. */
+  sharesKeys?: boolean;
   /** Messages carry nothing, so one call stands for all of them, also for those sent for later. */
   merges?: boolean;
 }
 
 const settings: { [Q in QueueName]: QueueSettings<QueueMessages[Q]> } = {
-  instance: { key: ({ instanceId }) => instanceId },
+  instance: { key: ({ instanceId }) => instanceId, sharesKeys: true },
   run: { key: ({ attemptId }) => attemptId },
-  deliver: { key: ({ lane }) => lane },
+  deliver: { key: ({ lane }) => lane, sharesKeys: true },
   sweep: { merges: true },
   money: { key: () => 'account', merges: true },
   reconcile: { key: () => 'account', merges: true },
@@ -81,7 +83,8 @@ const deadPollMs = 1_000;
 const engineStopMs = 5_000;
 
 export function createQueues({ pool, db, notifications, exclusive, log }: QueuesOptions): Queues {
-  const workers: { name: string; worker: Worker }[] = [];
+  const workers: { name: QueueName; worker: Worker }[] = [];
+  const loops: { name: LoopName; worker: Worker }[] = [];
   const timers = new Set<NodeJS.Timeout>();
   let stopListening = (): void => undefined;
   let releaser: NodeJS.Timeout | undefined;
@@ -101,7 +104,7 @@ export function createQueues({ pool, db, notifications, exclusive, log }: Queues
   boss.on('warning', ({ message, data }) => log.warn({ data }, `The queues warn: ${message}`));
 
   function wake(name: string): void {
-    for (const each of workers) if (name === '' || name === each.name) each.worker.wake();
+    for (const each of [...workers, ...loops]) if (name === '' || name === each.name) each.worker.wake();
   }
 
   /** Polling would find the message too, up to a second late. */
@@ -132,6 +135,8 @@ export function createQueues({ pool, db, notifications, exclusive, log }: Queues
         name: queue,
         store: claimStore(boss, db, queue),
         concurrency,
+        // pg-boss reads as many as are asked for, and then leaves out all but one of a key.
+        looksAgain: settings[queue].sharesKeys === true,
         handler,
         pollMs,
         touchMs,
@@ -154,7 +159,7 @@ export function createQueues({ pool, db, notifications, exclusive, log }: Queues
     },
 
     loop: (name, act) => {
-      workers.push({ name, worker: startLoop({ name, act, ...loopTimes[name], retryMs: pollMs, log }) });
+      loops.push({ name, worker: startLoop({ name, act, ...loopTimes[name], retryMs: pollMs, log }) });
     },
 
     wake: (executor, name) => notifications.publish(executor, channel, name),
@@ -167,6 +172,7 @@ export function createQueues({ pool, db, notifications, exclusive, log }: Queues
         where state <= 'active' and name in (${sql.join(queueNames)}) group by name`.execute(db);
       return {
         ok: state === 'running' && workers.every(({ worker }) => worker.healthy()),
+        failing: loops.filter(({ worker }) => !worker.healthy()).map(({ name }) => name),
         depth: Object.fromEntries(rows.map(({ name, depth }) => [name, depth])),
       };
     },
@@ -176,7 +182,7 @@ export function createQueues({ pool, db, notifications, exclusive, log }: Queues
       state = 'stopped';
       clearInterval(releaser);
       for (const timer of timers) clearTimeout(timer);
-      await Promise.allSettled(workers.map(({ worker }) => worker.stop(timeoutMs)));
+      await Promise.allSettled([...workers, ...loops].map(({ worker }) => worker.stop(timeoutMs)));
       stopListening();
       await within(engineStopMs, boss.stop({ graceful: false, close: false }));
     },

@@ -51,6 +51,8 @@ export interface HandlerContext {
 
 export interface QueueHealth {
   ok: boolean;
+  /** Loops whose last call failed; they are at it again. */
+  failing: LoopName[];
   /** Messages that wait or are worked on, by queue. */
   depth: Partial<Record<QueueName, number>>;
 }

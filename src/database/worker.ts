@@ -30,6 +30,8 @@ export interface WorkerOptions<M> {
   name: string;
   store: ClaimStore<M>;
   concurrency: number;
+  /** Whether a claim may leave out messages although there are hands for them, so that it is followed by another. */
+  looksAgain: boolean;
   handler: (message: M, context: HandlerContext) => Promise<void>;
   /** How often it looks although nothing woke it: what delayed and retried messages wait for. */
   pollMs: number;
@@ -59,7 +61,7 @@ interface Held<M> {
 }
 
 export function startWorker<M>(options: WorkerOptions<M>): Worker {
-  const { name, store, concurrency, handler, pollMs, touchMs, log } = options;
+  const { name, store, concurrency, looksAgain, handler, pollMs, touchMs, log } = options;
   const held = new Set<Held<M>>();
   const stopping = new AbortController();
   let closed = false;
@@ -70,8 +72,10 @@ export function startWorker<M>(options: WorkerOptions<M>): Worker {
   async function loop(): Promise<void> {
     while (!stopping.signal.aborted) {
       const free = concurrency - held.size;
+      const messages = free > 0 ? await claim(free) : [];
+      for (const message of messages) take(message);
+      if (looksAgain && messages.length > 0 && held.size < concurrency) continue;
       // What comes after it looked brings a wake-up of its own.
-      for (const message of free > 0 ? await claim(free) : []) take(message);
       await alarm.wait(pollMs, stopping.signal).catch(() => undefined);
     }
   }

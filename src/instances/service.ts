@@ -186,19 +186,16 @@ async function endInstance(
   { drain }: { drain: boolean },
 ): Promise<InstanceWithRentals> {
   await deps.db.transaction().execute(async (trx) => {
-    const instance = await trx
-      .selectFrom('instances')
-      .selectAll()
-      .where('id', '=', id)
-      .forUpdate()
-      .executeTakeFirst();
-    if (instance === undefined) throw new ServiceError('instance_not_found', `There is no instance ${id}.`);
-    if (instance.provider === 'static') {
+    const found = trx.selectFrom('instances').selectAll().where('id', '=', id);
+    // Looked at without a lock first: a dispatch would pass over one that is refused.
+    if ((await found.executeTakeFirst())?.provider === 'static') {
       throw new ServiceError(
         'conflict',
         'This ComfyUI server was not rented. Remove its URL from COMFYUI_URLS to let it go.',
       );
     }
+    const instance = await found.forUpdate().executeTakeFirst();
+    if (instance === undefined) throw new ServiceError('instance_not_found', `There is no instance ${id}.`);
     await beginEnding(trx, deps.queues, instance, {
       drain,
       reason: 'requested',

@@ -49,11 +49,9 @@ export async function endAttempt(
   if (!jobStatusesBefore(next.status).includes(job.status)) return false;
 
   const outputs = verdict.kind === 'succeeded' ? verdict.outputs : [];
-  const [freed] = await Promise.all([
-    freeSlot(trx, ref),
-    writeAttempt(trx, ref, next, now),
-    writeOutputs(trx, ref.jobId, outputs),
-  ]);
+  const freed = await freeSlot(trx, ref);
+  await writeAttempt(trx, ref, next, now);
+  await writeOutputs(trx, ref.jobId, outputs);
   // After the outputs: who sees the end has seen what came of it.
   await writeJob(trx, queues, ref, job, next, now);
   if (freed && next.retriedFor !== null) {

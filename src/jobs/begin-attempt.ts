@@ -34,7 +34,7 @@ export async function beginAttempt(
     .executeTakeFirst();
   if (job === undefined) return false;
   const { attempt } = job;
-  const attempted = trx
+  await trx
     .insertInto('attempts')
     .values({
       id: attemptId,
@@ -47,7 +47,7 @@ export async function beginAttempt(
       touched_at: now,
     })
     .execute();
-  const taking = trx
+  const taken = await trx
     .updateTable('slots')
     .from('instances')
     .set({ job_id: jobId })
@@ -57,8 +57,6 @@ export async function beginAttempt(
     .where('job_id', 'is', null)
     .returning(['gpu_name', 'gpu_count', 'region'])
     .executeTakeFirst();
-  const sent = queues.send(trx, 'run', { jobId, attemptId, instanceId, slot });
-  const [taken] = await Promise.all([taking, attempted, sent]);
   const message = `Attempt ${attempt} is placed on instance ${instanceId}${taken === undefined ? '' : factsText(taken)}.`;
   await appendEvent(
     trx,
@@ -66,6 +64,7 @@ export async function beginAttempt(
     { type: 'log', data: { message, attempt } },
     { type: 'status', data: { status: 'running', waitingFor: null, instanceId, attempt, error: null } },
   );
+  await queues.send(trx, 'run', { jobId, attemptId, instanceId, slot });
   return true;
 }
 

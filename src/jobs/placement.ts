@@ -9,7 +9,7 @@ import { handOnSlots, lockSlots } from './slots.ts';
 /** One job runs, the next is staged behind it, so that the GPU never waits for us. */
 export const SLOTS_PER_INSTANCE = 2;
 
-/** Makes the slots of an instance that has become ready; repeating it changes nothing. The caller pokes the dispatch. */
+/** Makes the slots of an instance that has become ready; repeating it changes nothing. The caller wakes the dispatch. */
 export async function openSlots(trx: Transaction<Tables>, instanceId: string): Promise<void> {
   const slots = Array.from({ length: SLOTS_PER_INSTANCE }, (_, slot) => ({ instance_id: instanceId, slot }));
   await trx

@@ -11,7 +11,7 @@ import { createProgressWriter, type ProgressWriter } from './progress-writer.ts'
 import { storedWorkflow } from './records.ts';
 import type { CollectedFile } from './verdict.ts';
 
-/** What decides the next move; read again before each. */
+/** What decides the next move, as it was last read or written. */
 export interface RunState {
   jobStatus: JobStatus;
   cancelRequestedAt: Date | null;
@@ -49,6 +49,8 @@ export interface Run {
   vainSubmits: number;
   /** Whether the memory of the instance is to be freed first: the attempt before needed more, or something newer. */
   freesMemory: boolean;
+  /** The prompt has succeeded, whatever the record says yet: from here on no limit ends the attempt. */
+  collecting: boolean;
   /** ComfyUI neither runs nor ends the prompt, so its instance must take no more. */
   wedged: boolean;
 }
@@ -96,6 +98,7 @@ export async function openRun(deps: RunDeps, ref: AttemptRef, signal: AbortSigna
     collected: new Map(),
     vainSubmits: 0,
     freesMemory: attempt > 1 && (await followsFailure(deps, ref, attempt)),
+    collecting: false,
     wedged: false,
   };
 }
@@ -104,10 +107,10 @@ export async function openRun(deps: RunDeps, ref: AttemptRef, signal: AbortSigna
 export async function refresh(run: Run): Promise<RunState> {
   const state = await stateOf(run.deps, run.ref).executeTakeFirst();
   if (state === undefined) throw new AttemptTaken();
-  run.state = state;
+  run.state = run.collecting ? { ...state, attemptStatus: 'collecting' } : state;
   const now = run.deps.clock.now();
   if (now.getTime() - state.touchedAt.getTime() >= TOUCH_MS) await updateAttempt(run, { touched_at: now });
-  return state;
+  return run.state;
 }
 
 type AttemptUpdate = Partial<

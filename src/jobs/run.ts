@@ -161,7 +161,7 @@ async function collectAll(
 ): Promise<CollectedOutput[]> {
   const { db, queues } = run.deps;
   const made = { ...times, outputsReused: entry.outputsReused };
-  // From here on no limit ends it.
+  run.collecting = true;
   run.state = { ...run.state, attemptStatus: 'collecting' };
   return whileOurs(run, async (signal) => {
     const begun = db.transaction().execute((trx) => beginCollecting(trx, queues, run.ref, made));

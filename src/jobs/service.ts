@@ -199,7 +199,8 @@ export async function insertJobs(
   await trx.insertInto('jobs').values(rows).execute();
   const data = { status: 'queued', waitingFor: null, instanceId: null, attempt: 0, error: null } as const;
   const ids = jobs.map(({ id }) => id);
-  await Promise.all([appendEvents(trx, ids, { type: 'status', data }), queues.wake(trx, 'dispatch')]);
+  await appendEvents(trx, ids, { type: 'status', data });
+  await queues.wake(trx, 'dispatch');
 }
 
 export async function cancelJob(

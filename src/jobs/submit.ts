@@ -12,6 +12,7 @@ import { whileOurs } from './while-ours.ts';
 /** Submits without a usable answer, after which the workflow is held to be the cause. */
 const MAX_VAIN_SUBMITS = 3;
 const SETTLE_POLL_MS = 250;
+const LONG_WAIT_MS = 100;
 
 /** Thrown when the prompt is surely not on the instance: stage and submit again. */
 export class NotSubmitted extends Error {
@@ -26,7 +27,10 @@ export class NotSubmitted extends Error {
  * process was faster.
  */
 export async function claimSubmit(run: Run, session: ComfySession): Promise<boolean> {
+  const asked = performance.now();
   const clientId = await streamIdOf(session, run);
+  // A cancel that came meanwhile is seen before the prompt is sent.
+  if (performance.now() - asked > LONG_WAIT_MS) await refresh(run);
   const now = run.deps.clock.now();
   const onlyIf = { status: 'staging', clientId: null } as const;
   const claimed = await updateAttempt(run, { client_id: clientId, submitted_at: now }, onlyIf);

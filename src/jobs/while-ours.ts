@@ -10,7 +10,7 @@ import { createWake } from '../support/wake.ts';
  * `AttemptTaken`, or `AttemptEnd` with the verdict of a stop that nobody need confirm.
  */
 export async function whileOurs<T>(run: Run, work: (signal: AbortSignal) => Promise<T>): Promise<T> {
-  // As the record was read just before.
+  // As the record was last read.
   endIfStopped(run);
   const stopping = new AbortController();
   const over = new AbortController();

@@ -170,21 +170,6 @@ describe('statements', () => {
     await read().catch(() => undefined);
     expect(await read()).toEqual([{ a: 1, b: null }]);
   });
-
-  test('of one transaction travel together, and fail together', async () => {
-    const { db } = (await start()).database;
-    const failed = db
-      .transaction()
-      .execute((trx) =>
-        Promise.all([
-          sql`create table half (a int)`.execute(trx),
-          sql`select 1 / 0`.execute(trx),
-          sql`insert into half values (1)`.execute(trx),
-        ]),
-      );
-    await expect(failed).rejects.toThrow('division by zero');
-    await expect(sql`select * from half`.execute(db)).rejects.toThrow('does not exist');
-  });
 });
 
 describe('migrations', () => {

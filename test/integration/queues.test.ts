@@ -218,15 +218,20 @@ describe.concurrent('in time', () => {
     expect(calls.length).toBeLessThan(10);
   });
 
-  test('a loop that fails acts again, and is not healthy until then', async ({ onTestFinished: atEnd }) => {
+  test('a loop that fails acts again, and is named until then', async ({ onTestFinished: atEnd }) => {
     const { first } = await start(atEnd);
-    const { add, calls, reach } = collector<boolean>();
+    const { add, calls, reach } = collector<object>();
+    const health = async () => {
+      const { ok, failing } = await first.queues.health();
+      return { ok, failing };
+    };
     first.queues.loop('dispatch', async () => {
-      add((await first.queues.health()).ok);
+      add(await health());
       if (calls.length === 1) throw new Error('not now');
     });
-    expect(await reach(2)).toEqual([true, false]);
-    await vi.waitFor(async () => expect((await first.queues.health()).ok).toBe(true));
+    const well = { ok: true, failing: [] };
+    expect(await reach(2)).toEqual([well, { ok: true, failing: ['dispatch'] }]);
+    await vi.waitFor(async () => expect(await health()).toEqual(well));
   });
 
   test('a wake-up in a transaction leaves with its commit', async ({ onTestFinished: atEnd }) => {

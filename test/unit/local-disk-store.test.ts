@@ -1,10 +1,10 @@
 import { execFileSync } from 'node:child_process';
-import { mkdir, mkdtemp, readdir, rm, utimes, writeFile } from 'node:fs/promises';
+import { mkdir, mkdtemp, open, readdir, rm, utimes, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { Readable } from 'node:stream';
 import { buffer } from 'node:stream/consumers';
-import { afterEach, beforeEach, describe, expect, it } from 'vitest';
+import { afterEach, beforeEach, describe, expect, it, onTestFinished, vi } from 'vitest';
 import { newFileKey } from '../../src/assets/file-key.ts';
 import { createLocalDiskStore } from '../../src/assets/local-disk.ts';
 import type { AssetStore } from '../../src/assets/store.ts';
@@ -56,6 +56,18 @@ describe('the local disk', () => {
     await expect(put(store, 'x')).rejects.toThrow('not a directory');
     await rm(join(dir, 'files'));
     await store.check();
+  });
+
+  it('stores nothing that could not be flushed on its way', async () => {
+    const file = await open(join(dir, 'any'), 'w');
+    const flush = vi.spyOn(Object.getPrototypeOf(file) as typeof file, 'datasync');
+    onTestFinished(() => flush.mockRestore());
+    flush.mockRejectedValueOnce(new Error('the disk is broken'));
+    await file.close();
+    const store = createLocalDiskStore({ dir: join(dir, 'files') });
+    await expect(put(store, Buffer.alloc(5_000_000))).rejects.toThrow('the disk is broken');
+    expect(flush).toHaveBeenCalled();
+    expect(await readdir(join(dir, 'files'))).toEqual(['tmp']);
   });
 
   it('that runs full in the middle of a file says so, leaves nothing of it, and goes on when there is room', async (context) => {
