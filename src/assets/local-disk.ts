@@ -1,9 +1,10 @@
 // Assets on the local disk: `ab/cd/<key>` below one folder, `tmp` beside them for what is on its way.
 import { mkdir, open, rename, rm, stat } from 'node:fs/promises';
 import { dirname, join } from 'node:path';
+import { hasErrorCode } from '../errors.ts';
 import { isFileKey, pathOfKey } from './file-key.ts';
 import { fileNotFound, type AssetStore } from './store.ts';
-import { createTemporaryFiles, hasErrorCode } from './temporary-files.ts';
+import { createTemporaryFiles } from './temporary-files.ts';
 
 /** A store in the folder `dir`, which is made when it is first needed. Several processes may share it. */
 export function createLocalDiskStore({ dir }: { dir: string }): AssetStore {

@@ -5,7 +5,7 @@ import { join } from 'node:path';
 import type { Readable } from 'node:stream';
 import { pipeline } from 'node:stream/promises';
 import type { IHasher } from 'hash-wasm';
-import { ServiceError } from '../errors.ts';
+import { hasErrorCode, ServiceError } from '../errors.ts';
 import { createHasherPool, type HasherPool } from './content-hash.ts';
 import { headBytes, type ReceivedFile, type ReceiveOptions } from './store.ts';
 
@@ -81,10 +81,6 @@ export function explainDiskError(error: unknown): unknown {
   return new ServiceError('storage_full', 'The disk that holds the files is full. Try again later.', {
     cause: error,
   });
-}
-
-export function hasErrorCode(error: unknown, code: string): boolean {
-  return error instanceof Error && 'code' in error && error.code === code;
 }
 
 async function removeAbandoned(dir: string): Promise<void> {

@@ -4,6 +4,7 @@ import { randomUUID } from 'node:crypto';
 import { access, chmod, chown, mkdir, readdir, readFile, rename, rm, stat } from 'node:fs/promises';
 import { basename, dirname, join } from 'node:path';
 import { promisify } from 'node:util';
+import { hasErrorCode } from '../errors.ts';
 import { spawnOptions } from './embedded-binaries.ts';
 import type { Server } from './embedded-process.ts';
 
@@ -73,7 +74,7 @@ async function exists(path: string): Promise<boolean> {
     await access(path);
     return true;
   } catch (error) {
-    if (error instanceof Error && 'code' in error && error.code === 'ENOENT') return false;
+    if (hasErrorCode(error, 'ENOENT')) return false;
     throw error;
   }
 }

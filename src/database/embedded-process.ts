@@ -6,6 +6,7 @@ import { basename, join } from 'node:path';
 import { setTimeout as delay } from 'node:timers/promises';
 import { promisify } from 'node:util';
 import type { Logger } from 'pino';
+import { hasErrorCode } from '../errors.ts';
 import { spawnOptions, type Account, type Binaries } from './embedded-binaries.ts';
 
 export interface Server {
@@ -144,7 +145,7 @@ function lives(pid: number): boolean {
     return process.kill(pid, 0);
   } catch (error) {
     // It lives, and belongs to somebody else.
-    return error instanceof Error && 'code' in error && error.code === 'EPERM';
+    return hasErrorCode(error, 'EPERM');
   }
 }
 

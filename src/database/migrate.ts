@@ -2,6 +2,7 @@
 import { isDeepStrictEqual } from 'node:util';
 import { Migrator, type Migration, type MigrationResult } from 'kysely/migration';
 import type { Logger } from 'pino';
+import { hasErrorCode } from '../errors.ts';
 import { createKysely, createPool, type ServerAddress } from './connection.ts';
 import * as initial from './migrations/001-initial.ts';
 import * as hostMemory from './migrations/002-host-memory.ts';
@@ -72,15 +73,11 @@ async function isUpToDate(address: ServerAddress, level: string): Promise<boolea
     const wanted = Object.keys(migrations).filter((name) => name <= level);
     return isDeepStrictEqual(applied, wanted.sort());
   } catch (error) {
-    if (isNewDatabase(error)) return false;
+    if (hasErrorCode(error, UNDEFINED_TABLE)) return false;
     throw error;
   } finally {
     await client.end();
   }
-}
-
-function isNewDatabase(error: unknown): boolean {
-  return error instanceof Error && 'code' in error && error.code === UNDEFINED_TABLE;
 }
 
 function report(applied: MigrationResult[], log: Logger): void {

@@ -3,6 +3,7 @@
 import { createHash } from 'node:crypto';
 import type { PostgresCursor, PostgresPool, PostgresPoolClient, PostgresQueryResult } from 'kysely';
 import type { Pool, PoolClient } from 'pg';
+import { hasErrorCode } from '../errors.ts';
 
 /** Statements made for one occasion, such as those with a long list of values, are not worth a place in every connection. */
 const SEEN_UNTIL_NAMED = 3;
@@ -84,7 +85,7 @@ function createNames(): Names {
         return await run(nameOf(text));
       } catch (error) {
         // Under new names every connection prepares anew. What failed comes again by itself, or by its caller.
-        if (isStale(error)) {
+        if (hasErrorCode(error, STALE)) {
           generation += 1;
           names = new Map();
         }
@@ -96,9 +97,5 @@ function createNames(): Names {
 
 /** A statement may be on its way to a connection that has ended already. */
 function isBrokenPipe(error: unknown): boolean {
-  return error instanceof Error && 'code' in error && (error.code === 'EPIPE' || error.code === 'ECONNRESET');
-}
-
-function isStale(error: unknown): boolean {
-  return error instanceof Error && 'code' in error && error.code === STALE;
+  return hasErrorCode(error, 'EPIPE') || hasErrorCode(error, 'ECONNRESET');
 }

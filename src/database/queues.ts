@@ -20,6 +20,7 @@ export interface QueueMessages {
   /** Compares the rentals of the account with our records. One at a time over all replicas; merged as the sweep is. */
   reconcile: Record<string, never>;
 }
+
 /**
  * Work without messages, done by every replica: `dispatch` places queued jobs on free slots, `fleet` rents what queued jobs need and lets go
  * what is idle. Each looks at everything there is to do, so nothing is lost with a wake-up.
