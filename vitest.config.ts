@@ -1,23 +1,16 @@
 import { defineConfig } from 'vitest/config';
 import { LongestFirst } from './test/support/sequencer.ts';
 
-const project = (name: string, timeoutMs: number) => ({
-  extends: true as const,
-  test: {
-    name,
-    include: [`test/${name}/**/*.test.ts`],
-    testTimeout: timeoutMs,
-    hookTimeout: 60_000,
-    // A second, the default, is too short where other tests have the machine.
-    expect: { poll: { timeout: 15_000 } },
-  },
-});
-
 // Where the gate wants the counts as JSON too.
 const json = process.env['VITEST_JSON'];
 
 export default defineConfig({
   test: {
+    include: ['test/{unit,contract,integration}/**/*.test.ts'],
+    testTimeout: 60_000,
+    hookTimeout: 60_000,
+    // A second, the default, is too short where other tests have the machine.
+    expect: { poll: { timeout: 15_000 } },
     reporters: [
       'default',
       ...(json === undefined ? [] : [['json', { outputFile: json }] as ['json', object]]),
@@ -29,6 +22,5 @@ export default defineConfig({
     maxWorkers: Number(process.env['TEST_WORKERS'] ?? 4),
     sequence: { sequencer: LongestFirst },
     globalSetup: 'test/support/global-setup.ts',
-    projects: [project('unit', 10_000), project('contract', 30_000), project('integration', 60_000)],
   },
 });

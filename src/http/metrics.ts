@@ -7,6 +7,8 @@ import { z } from 'zod';
 export interface Metrics {
   /** Where gauges and counters are registered: `new Gauge({ ..., registers: [metrics.register] })`. */
   register: Registry;
+  /** All of them and those of the process, as Prometheus reads them. */
+  text(): Promise<string>;
   /** Notes one answered request. `route` is the pattern of the route, never the URL: URLs are without number. */
   observeRequest(request: { method: string; route: string; status: number; seconds: number }): void;
 }
@@ -14,7 +16,7 @@ export interface Metrics {
 /** A registry of its own, so that two services in one process, as in tests, do not share counts. */
 export function createMetrics(): Metrics {
   const register = new Registry();
-  collectDefaultMetrics({ register });
+  const ofProcess = metricsOfProcess();
   const duration = new Histogram({
     name: 'comfyfleet_http_request_duration_seconds',
     help: 'Time from the arrival of a request to the end of its answer',
@@ -24,10 +26,22 @@ export function createMetrics(): Metrics {
   });
   return {
     register,
+    text: () => Registry.merge([ofProcess, register]).metrics(),
     observeRequest({ method, route, status, seconds }) {
       duration.observe({ method, route, status }, seconds);
     },
   };
+}
+
+let processRegister: Registry | null = null;
+
+/** Made once in a process: the library never stops observing what it counts there. */
+function metricsOfProcess(): Registry {
+  if (processRegister === null) {
+    processRegister = new Registry();
+    collectDefaultMetrics({ register: processRegister });
+  }
+  return processRegister;
 }
 
 /** The route that Prometheus reads. It needs an API key where there is one. */
@@ -51,7 +65,7 @@ export function metricsRoutes(metrics: Metrics): FastifyPluginAsyncZod {
       },
       async (_request, reply) => {
         reply.serializer(String).type(metrics.register.contentType);
-        return metrics.register.metrics();
+        return metrics.text();
       },
     );
   };
