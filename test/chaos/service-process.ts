@@ -5,6 +5,7 @@ import { createWriteStream } from 'node:fs';
 import { createInterface } from 'node:readline';
 import { fileURLToPath } from 'node:url';
 import manifest from '../../package.json' with { type: 'json' };
+import { bareEnvironment } from '../support/child.ts';
 
 export interface ServiceProcess {
   readonly name: string;
@@ -29,7 +30,7 @@ export interface ServiceProcess {
 
 const program = fileURLToPath(new URL('../../src/server.ts', import.meta.url));
 /** Those of `npm start`, without its settings from a file. */
-const nodeOptions = manifest.scripts.start
+export const nodeOptions = manifest.scripts.start
   .split(' ')
   .filter((word) => word.startsWith('--') && !word.startsWith('--env-file'));
 const stopLimitMs = 60_000;
@@ -61,7 +62,7 @@ export function serviceProcess(
     const started = spawn(process.execPath, [...nodeOptions, ...more, program], {
       stdio: ['ignore', 'pipe', 'pipe'],
       env: {
-        PATH: process.env['PATH'],
+        ...bareEnvironment(),
         PORT: '0',
         LOG_LEVEL: 'info',
         RATE_LIMIT_PER_MINUTE: '1000000',

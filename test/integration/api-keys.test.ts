@@ -2,6 +2,7 @@ import { execFile } from 'node:child_process';
 import { promisify } from 'node:util';
 import { afterAll, beforeAll, beforeEach, describe, expect, it } from 'vitest';
 import { createApiKeys, type ApiKeys } from '../../src/http/api-keys.ts';
+import { bareEnvironment } from '../support/child.ts';
 import { createTestDatabase, type TestDatabase } from '../support/database.ts';
 
 let testDatabase: TestDatabase;
@@ -160,7 +161,7 @@ describe('the keys of the settings', () => {
 describe('the command line', () => {
   const run = (...words: string[]) =>
     promisify(execFile)(process.execPath, ['scripts/api-keys.ts', ...words], {
-      env: { PATH: process.env['PATH'], DATABASE_URL: testDatabase.url },
+      env: { ...bareEnvironment(), DATABASE_URL: testDatabase.url },
     });
 
   it('makes a key that the service accepts, lists it, and revokes it', async () => {

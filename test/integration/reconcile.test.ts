@@ -1,6 +1,6 @@
 // The rentals of the account against the records: what nobody accounts for is found, and nothing else is ever touched.
 import { randomUUID } from 'node:crypto';
-import { afterEach, describe, expect, it } from 'vitest';
+import { afterAll, afterEach, beforeAll, describe, expect, it } from 'vitest';
 import { loadConfig } from '../../src/config.ts';
 import type { Database } from '../../src/database/database.ts';
 import { createBudget } from '../../src/fleet/budget.ts';
@@ -46,10 +46,10 @@ async function start(env: Record<string, string> = {}) {
   service = await startTestService({ vast, env: { ...quick, ...env } });
 }
 
-afterEach(async () => {
+async function stop() {
   await service.stop();
   await vast.stop();
-});
+}
 
 const database = (): Database => service.service.database;
 const labelled = (instanceId: string) => `cfy.test.${instanceId}.1`;
@@ -90,6 +90,8 @@ async function looks(count: number): Promise<void> {
 }
 
 describe('a rental with our label and no record', () => {
+  afterEach(stop);
+
   it('is destroyed after its grace, under a record that shows its reason and its cost', async () => {
     await start();
     const { id } = await readyInstance();
@@ -184,6 +186,8 @@ describe('a rental with our label and no record', () => {
 });
 
 describe('replicas that reconcile at the same moment', () => {
+  afterEach(stop);
+
   it('make one record for one orphan', async () => {
     vast = await startVastDouble({ knobs: { phases: instantPhases } });
     // Its own sees no provider, so that nothing but the calls below reconciles.
@@ -211,6 +215,8 @@ describe('replicas that reconcile at the same moment', () => {
 });
 
 describe('rentals of others', () => {
+  afterEach(stop);
+
   it('are listed and never touched, whatever their label looks like', async () => {
     await start();
     const labels = [
@@ -237,6 +243,16 @@ describe('rentals of others', () => {
 });
 
 describe('a list that cannot be relied on', () => {
+  let id: string;
+  let foreign: number;
+
+  beforeAll(async () => {
+    await start({ ORPHAN_GRACE_SECONDS: '0' });
+    ({ id } = await readyInstance());
+    foreign = vast.addForeignRental();
+  });
+  afterAll(stop);
+
   it.each([
     'null-list',
     '500',
@@ -247,9 +263,6 @@ describe('a list that cannot be relied on', () => {
     'not-json',
     'auth-404',
   ] as const)('changes nothing when it is %s', async (fault) => {
-    await start({ ORPHAN_GRACE_SECONDS: '0' });
-    const { id } = await readyInstance();
-    const foreign = vast.addForeignRental();
     vast.knobs.faultChances = { list: [{ fault, chance: 1 }] };
     // Longer than a rental may be absent from both views.
     const until = performance.now() + 1500;
@@ -262,7 +275,6 @@ describe('a list that cannot be relied on', () => {
   });
 
   it('is an error for who asks for it, never an empty answer', async () => {
-    await start();
     vast.knobs.faultChances = { list: [{ fault: 'lost-pages', chance: 1 }] };
     const answer = await service.call<{ code: string }>('/rentals');
     expect(answer).toMatchObject({ status: 502, body: { code: 'provider_unavailable' } });
@@ -270,6 +282,8 @@ describe('a list that cannot be relied on', () => {
 });
 
 describe('a record without a rental', () => {
+  afterEach(stop);
+
   it.each(['ready', 'draining'] as const)(
     'is closed as lost when both views agree, while it is %s',
     async (status) => {
@@ -315,6 +329,8 @@ describe('a record without a rental', () => {
 });
 
 describe('a destroy that does not end', () => {
+  afterEach(stop);
+
   it('goes on, bills on, and shows in health and metrics', async () => {
     await start();
     const { id } = await readyInstance();
@@ -353,6 +369,8 @@ describe('a destroy that does not end', () => {
 });
 
 describe('what the host changes under a rental', () => {
+  afterEach(stop);
+
   it('is noted when it is the price, and ends the rental in good order above what the caller accepts', async () => {
     await start({ MAX_PRICE_PER_HOUR_USD: '1' });
     const instance = await readyInstance();

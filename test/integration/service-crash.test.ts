@@ -1,13 +1,12 @@
-// The whole process killed at the worst moments: no machine is lost, none is rented twice, no job is lost or run twice.
-import { spawn, type ChildProcess } from 'node:child_process';
-import { once } from 'node:events';
+// The whole process killed at bad moments, and its database with it: no machine is lost, none is rented twice, no job is lost or
+// run twice. `npm run test:chaos` kills at many more.
 import { chmod, mkdtemp, rm } from 'node:fs/promises';
-import { createServer } from 'node:net';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
 import { stopEmbeddedServer } from '../../src/database/embedded.ts';
+import { serviceProcess, type ServiceProcess } from '../chaos/service-process.ts';
 import { startVastDouble, type VastDouble } from '../doubles/vast/index.ts';
 
 interface Instance {
@@ -26,8 +25,7 @@ interface Job {
 
 let vast: VastDouble;
 let dataDir: string;
-let port: number;
-let child: ChildProcess | undefined;
+let service: ServiceProcess;
 
 beforeEach(async () => {
   vast = await startVastDouble({
@@ -49,23 +47,10 @@ beforeEach(async () => {
   });
   dataDir = await mkdtemp(join(tmpdir(), 'comfyfleet-crash-'));
   await chmod(dataDir, 0o711);
-  port = await freePort();
-});
-afterEach(async () => {
-  await kill();
-  await stopEmbeddedServer(dataDir);
-  await vast.stop();
-  await rm(dataDir, { recursive: true, force: true });
-});
-
-async function startProcess(): Promise<void> {
-  child = spawn(process.execPath, ['src/server.ts'], {
-    stdio: ['ignore', 'inherit', 'inherit'],
+  service = serviceProcess('service', {
+    logFile: join(dataDir, 'service.log'),
     env: {
-      PATH: process.env['PATH'],
-      PORT: String(port),
       DATA_DIR: dataDir,
-      LOG_LEVEL: process.env['TEST_LOG_LEVEL'] ?? 'silent',
       VASTAI_API_KEY: vast.apiKey,
       VAST_API_URL: vast.url,
       INSTANCE_POLL_SECONDS: '0.2',
@@ -73,23 +58,25 @@ async function startProcess(): Promise<void> {
       VAST_PACING: 'none',
     },
   });
-  await until(async () => (await fetch(`${url()}/health/ready`)).ok);
-}
+});
+afterEach(async () => {
+  await service.kill();
+  await service.stop();
+  await stopEmbeddedServer(dataDir);
+  await vast.stop();
+  await rm(dataDir, { recursive: true, force: true });
+});
 
-async function kill(): Promise<void> {
-  if (child === undefined || child.exitCode !== null || child.signalCode !== null) return;
-  const ended = once(child, 'exit');
-  child.kill('SIGKILL');
-  await ended;
+async function start(): Promise<void> {
+  service.start();
+  await service.up();
 }
-
-const url = () => `http://127.0.0.1:${port}`;
 
 async function call<T>(path: string, init: RequestInit & { json?: unknown } = {}): Promise<T> {
   const { json, ...rest } = init;
   const body =
     json === undefined ? {} : { body: JSON.stringify(json), headers: { 'content-type': 'application/json' } };
-  return (await fetch(url() + path, { ...rest, ...body })).json() as Promise<T>;
+  return (await fetch(`${service.url}${path}`, { ...rest, ...body })).json() as Promise<T>;
 }
 
 /** Asks again until it is so; an answer that does not come counts as not yet. */
@@ -110,18 +97,15 @@ describe('a service that is killed', () => {
     'goes on renting, running and destroying where it was, and does nothing twice',
     { timeout: 180_000 },
     async () => {
-      await startProcess();
+      await start();
       const { id } = await call<Instance>('/instances', { method: 'POST', json: {} });
 
-      // Right after the request, while the machine loads, and while ComfyUI starts.
-      await kill();
-      await startProcess();
-      await instanceIs(id, ({ phase }) => phase === 'loading');
-      await kill();
-      await startProcess();
+      // Right after the request, and while ComfyUI starts.
+      await service.kill();
+      await start();
       await instanceIs(id, ({ phase }) => phase === 'starting');
-      await kill();
-      await startProcess();
+      await service.kill();
+      await start();
       await instanceIs(id, ({ status }) => status === 'ready');
       expect(vast.state.rentals.size).toBe(1);
 
@@ -131,8 +115,8 @@ describe('a service that is killed', () => {
       };
       const job = await call<Job>('/jobs', { method: 'POST', json: { workflow } });
       await until(async () => (await call<Job>(`/jobs/${job.id}`)).progress?.phase === 'executing');
-      await kill();
-      await startProcess();
+      await service.kill();
+      await start();
       await until(async () => (await call<Job>(`/jobs/${job.id}`)).status === 'succeeded');
       const done = await call<Job>(`/jobs/${job.id}`);
       expect(done).toMatchObject({ attempt: 1, outputs: [{ name: 'crash_00001_.png' }] });
@@ -140,38 +124,27 @@ describe('a service that is killed', () => {
       expect(vast.comfyOf(Number(rentals[0]?.providerInstanceId))?.counters.executionsStarted).toBe(1);
 
       await call(`/instances/${id}`, { method: 'DELETE' });
-      await kill();
-      await startProcess();
+      await service.kill();
+      await start();
       await instanceIs(id, ({ status }) => status === 'terminated');
       expect(vast.liveRentals()).toEqual([]);
       expect(vast.state.rentals.size).toBe(1);
     },
   );
 
-  it.each(['503-after-create', 'hang-after-create'] as const)(
-    'in the middle of a create with %s finds the machine by its label and rents no second one',
+  it(
+    'in the middle of a create finds the machine by its label and rents no second one',
     { timeout: 90_000 },
-    async (fault) => {
-      vast.knobs.faults.create.push(fault);
-      await startProcess();
+    async () => {
+      vast.knobs.faults.create.push('hang-after-create');
+      await start();
       const { id } = await call<Instance>('/instances', { method: 'POST', json: {} });
       await vast.until(() => vast.state.rentals.size === 1);
-      await kill();
-      await startProcess();
+      await service.kill();
+      await start();
       await instanceIs(id, ({ status }) => status === 'ready');
       expect(vast.state.rentals.size).toBe(1);
       expect((await call<Instance>(`/instances/${id}`)).rentals).toHaveLength(1);
     },
   );
 });
-
-async function freePort(): Promise<number> {
-  const server = createServer();
-  server.listen(0, '127.0.0.1');
-  await once(server, 'listening');
-  const address = server.address();
-  server.close();
-  await once(server, 'close');
-  if (address === null || typeof address === 'string') throw new Error('No port was given.');
-  return address.port;
-}

@@ -13,6 +13,12 @@ export interface Child {
   kill(signal?: NodeJS.Signals): Promise<void>;
 }
 
+/** What a child gets of the environment although it is to know nothing else: its programs, and what is compiled already. */
+export const bareEnvironment = (): NodeJS.ProcessEnv => ({
+  PATH: process.env['PATH'],
+  NODE_COMPILE_CACHE: process.env['NODE_COMPILE_CACHE'],
+});
+
 /** Runs a TypeScript program of the repository. */
 export function startChild(program: URL, ...args: string[]): Child {
   const child = spawn(process.execPath, [program.pathname, ...args], {

@@ -45,7 +45,9 @@ export interface BareDatabase {
 export async function createBareDatabase(): Promise<BareDatabase> {
   const name = `test_${randomUUID().replaceAll('-', '')}`;
   const template = await ensureTemplate();
-  await administrate((client) => client.query(`create database ${name} template ${template} strategy file_copy`));
+  await administrate((client) =>
+    client.query(`create database ${name} template ${template} strategy file_copy`),
+  );
   return {
     url: urlOf(await serverUrl(), name),
     drop: () =>
