@@ -30,7 +30,10 @@ export interface WorkerOptions<M> {
   name: string;
   store: ClaimStore<M>;
   concurrency: number;
-  /** Whether a claim may leave out messages although there are hands for them, so that it is followed by another. */
+  /**
+   * Whether a claim may leave out messages although there are hands for them, such as those of a key that is being
+   * worked on: it is followed by another, and so is the end of each message.
+   */
   looksAgain: boolean;
   handler: (message: M, context: HandlerContext) => Promise<void>;
   /** How often it looks although nothing woke it: what delayed and retried messages wait for. */
@@ -74,7 +77,8 @@ export function startWorker<M>(options: WorkerOptions<M>): Worker {
       const free = concurrency - held.size;
       const messages = free > 0 ? await claim(free) : [];
       for (const message of messages) take(message);
-      if (looksAgain && messages.length > 0 && held.size < concurrency) continue;
+      const mayBeMore = looksAgain || messages.length === free;
+      if (mayBeMore && messages.length > 0 && held.size < concurrency) continue;
       // What comes after it looked brings a wake-up of its own.
       await alarm.wait(pollMs, stopping.signal).catch(() => undefined);
     }
@@ -98,8 +102,9 @@ export function startWorker<M>(options: WorkerOptions<M>): Worker {
     const entry: Held<M> = { message, lost, ended: Promise.resolve() };
     held.add(entry);
     entry.ended = handle(message, AbortSignal.any([stopping.signal, lost.signal])).finally(() => {
+      // Where there was a hand free all the time, it has looked already.
+      if (looksAgain || held.size === concurrency) wake();
       held.delete(entry);
-      wake();
     });
   }
 

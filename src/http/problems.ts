@@ -50,7 +50,17 @@ export function problemOfCode(code: ErrorCode): Pick<Problem, 'type' | 'title' |
   return { type: `urn:comfyfleet:problem:${code}`, title, status, code };
 }
 
+const responses = new Map<string, ProblemResponse>();
+
+/** Made once for each set of codes: most routes share theirs. */
 function problemResponse(codes: ErrorCode[]): ProblemResponse {
+  const key = codes.join();
+  const response = responses.get(key) ?? describeProblem(codes);
+  responses.set(key, response);
+  return response;
+}
+
+function describeProblem(codes: ErrorCode[]): ProblemResponse {
   const narrowed = z.looseObject({ code: z.literal(codes) });
   const schema = z.intersection(problemSchema, narrowed).meta({ examples: codes.map(exampleOf) });
   const description = codes.map((code) => `\`${code}\`: ${errorTable[code].title}.`).join('\n\n');
