@@ -462,8 +462,8 @@ describe.each(['the local disk', 'S3'] as const)('with files on %s,', (kind) => 
   });
 
   describe('a large file', () => {
-    const sizeBytes = 32_000_000;
-    const lookEveryBytes = 6_000_000;
+    const sizeBytes = 24_000_000;
+    const lookEveryBytes = 8_000_000;
     const heldLimitBytes = 4_000_000;
 
     it('passes through in both directions without being held in memory', async () => {

@@ -7,15 +7,16 @@ const collect = runInNewContext('gc') as () => void;
 
 /**
  * The same chunks, with a look at the memory of all buffers each time `everyBytes` more have passed. `heldBytes` tells
- * by how much they grew: the median of the looks, since a look sees now and then what is still being cleaned away,
- * while a stream that is held as a whole shows half of its length.
+ * by how much they grew, at the least: a look sees now and then what is still being cleaned away, while of a stream
+ * that is held as a whole each sees `everyBytes` or more.
  */
 export function watched(chunks: AsyncIterable<Uint8Array>, everyBytes: number) {
+  collect();
   const before = buffersBytes();
   const looks: number[] = [];
   return {
     chunks: watch(),
-    heldBytes: (): number => looks.toSorted((a, b) => a - b)[Math.floor(looks.length / 2)] ?? Number.NaN,
+    heldBytes: (): number => Math.min(...looks),
   };
 
   async function* watch(): AsyncGenerator<Uint8Array> {
