@@ -67,8 +67,9 @@ export async function protectBrowsers(app: FastifyInstance, config: Config): Pro
   });
 }
 
-/** Sheds requests while the event loop lags: those that are let in are then still answered. */
+/** Sheds requests while the event loop lags, unless `maxLagMs` is 0: those that are let in are then still answered. */
 export async function shedLoad(app: FastifyInstance, maxLagMs: number): Promise<void> {
+  if (maxLagMs === 0) return;
   await app.register(underPressure, {
     maxEventLoopDelay: maxLagMs,
     sampleInterval: 500,

@@ -48,7 +48,7 @@ export async function startTestService({
     DATA_DIR: dataDir,
     COMFYUI_URLS: comfyUrls.join(','),
     INSTANCE_POLL_SECONDS: '0.05',
-    INSTANCE_CHECK_SECONDS: '0.5',
+    INSTANCE_CHECK_SECONDS: '1',
     RENT_SETTLE_SECONDS: '2',
     VAST_PACING: 'none',
     // Several services share one event loop with what they are tested by.
