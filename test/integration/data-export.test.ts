@@ -11,6 +11,7 @@ import { expect, onTestFinished, test } from 'vitest';
 import type { Database } from '../../src/database/database.ts';
 import { labelPrefix } from '../../src/instances/label.ts';
 import { exportData, importData } from '../../src/database/transfer.ts';
+import { bareEnvironment } from '../support/child.ts';
 import { createTestDatabase } from '../support/database.ts';
 import { newDataFolder, startEmbedded } from '../support/embedded.ts';
 
@@ -126,7 +127,7 @@ test('the commands move the database of a running service to another server', as
   const file = join(folder, 'export.gz');
   const run = (command: string, env: Record<string, string>, ...more: string[]) =>
     promisify(execFile)(process.execPath, [`scripts/${command}.ts`, ...more, file], {
-      env: { ...process.env, ...env },
+      env: { ...process.env, ...bareEnvironment(), ...env },
     });
 
   const source = await startEmbedded(folder);

@@ -1,6 +1,7 @@
 // What ops see at /metrics of the whole service.
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { startComfyDouble, type ComfyDouble } from '../doubles/comfyui/index.ts';
+import { heldBytes } from '../support/held-bytes.ts';
 import { startTestService, type TestService } from '../support/service.ts';
 
 let comfy: ComfyDouble;
@@ -27,4 +28,22 @@ describe('the metrics', () => {
     expect(text).toContain('comfyfleet_jobs{status="queued"} 0');
     expect(text).toContain('comfyfleet_queue_messages{queue="');
   });
+
+  it('hold no service that has stopped', async () => {
+    const stopped = await startAndStop();
+    await expect
+      .poll(() => {
+        heldBytes();
+        return stopped.deref() === undefined;
+      })
+      .toBe(true);
+  });
 });
+
+/** In a function of its own, whose variables are gone with it. */
+async function startAndStop(): Promise<WeakRef<object>> {
+  const other = await startTestService({});
+  expect(await (await fetch(`${other.url}/metrics`)).text()).toContain('nodejs_gc_duration_seconds');
+  await other.stop();
+  return new WeakRef(other.service.database);
+}

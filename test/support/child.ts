@@ -16,13 +16,14 @@ export interface Child {
 /** What a child gets of the environment although it is to know nothing else: its programs, and what is compiled already. */
 export const bareEnvironment = (): NodeJS.ProcessEnv => ({
   PATH: process.env['PATH'],
-  NODE_COMPILE_CACHE: process.env['NODE_COMPILE_CACHE'],
+  NODE_COMPILE_CACHE: process.env['TEST_COMPILE_CACHE'],
 });
 
 /** Runs a TypeScript program of the repository. */
 export function startChild(program: URL, ...args: string[]): Child {
   const child = spawn(process.execPath, [program.pathname, ...args], {
     stdio: ['ignore', 'pipe', 'inherit'],
+    env: { ...process.env, ...bareEnvironment() },
   });
   const ended = once(child, 'exit');
   const lines: string[] = [];

@@ -1,11 +1,12 @@
 // Around the whole test run: a folder that its files share, and the end of the database server that they started in it.
-import { spawn } from 'node:child_process';
+import { spawn, type ChildProcess } from 'node:child_process';
 import { accessSync, chmodSync, constants, mkdtempSync, statfsSync } from 'node:fs';
 import { readdir, rm } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { dirname, join } from 'node:path';
 import { stopEmbeddedServer } from '../../src/database/embedded.ts';
 import { nodeOptions } from '../chaos/service-process.ts';
+import { bareEnvironment } from './child.ts';
 import { dropTemplate } from './database.ts';
 
 const prefix = 'comfyfleet-test-';
@@ -22,9 +23,10 @@ export async function setup(): Promise<(() => Promise<void>) | undefined> {
   process.env['TMPDIR'] = folder;
   // Where root runs the tests, the server is somebody else, who must pass.
   chmodSync(folder, 0o711);
-  warmCompileCache(folder);
+  const warming = warmCompileCache(folder);
   await removeDeadRuns(dirname(folder));
   return async () => {
+    for (const child of warming) child.kill('SIGKILL');
     if (process.env['TEST_DATABASE_URL'] !== undefined) await dropTemplate();
     await remove(folder);
   };
@@ -34,13 +36,13 @@ export async function setup(): Promise<(() => Promise<void>) | undefined> {
  * A third of the work of a process that starts is to compile what all of them run. Those of the tests are killed before
  * they would write down what they compiled, so two that end in good order do it for them: one for each set of options.
  */
-function warmCompileCache(folder: string): void {
-  process.env['NODE_COMPILE_CACHE'] = join(folder, 'compiled');
-  for (const options of [nodeOptions, []]) {
-    spawn(process.execPath, [...options, '--eval', "await import('./src/app.ts')"], {
-      stdio: 'ignore',
-    }).unref();
-  }
+function warmCompileCache(folder: string): ChildProcess[] {
+  process.env['TEST_COMPILE_CACHE'] = join(folder, 'compiled');
+  const program = "await import('./src/app.ts')";
+  const env = bareEnvironment();
+  return [nodeOptions, []].map((options) =>
+    spawn(process.execPath, [...options, '--eval', program], { stdio: 'ignore', env }),
+  );
 }
 
 /** In memory where there is room: on a disk, each new database takes a quarter of a second, and all tests wait for its writes. */

@@ -12,7 +12,7 @@ const collect = runInNewContext('gc') as () => void;
  */
 export function watched(chunks: AsyncIterable<Uint8Array>, everyBytes: number) {
   collect();
-  const before = buffersBytes();
+  const before = heldBytes();
   const looks: number[] = [];
   return {
     chunks: watch(),
@@ -24,12 +24,13 @@ export function watched(chunks: AsyncIterable<Uint8Array>, everyBytes: number) {
     for await (const chunk of chunks) {
       yield chunk;
       passedBytes += chunk.length;
-      if (passedBytes >= (looks.length + 1) * everyBytes) looks.push(buffersBytes() - before);
+      if (passedBytes >= (looks.length + 1) * everyBytes) looks.push(heldBytes() - before);
     }
   }
 }
 
-function buffersBytes(): number {
+/** Bytes in buffers that something still refers to, after all that nothing refers to is gone. */
+export function heldBytes(): number {
   collect();
   return process.memoryUsage().arrayBuffers;
 }
