@@ -7,7 +7,8 @@ const json = process.env['VITEST_JSON'];
 export default defineConfig({
   test: {
     include: ['test/{unit,contract,integration}/**/*.test.ts'],
-    testTimeout: 60_000,
+    // One project for all folders: a worker is used again only for files of the same one.
+    setupFiles: 'test/support/timeouts.ts',
     hookTimeout: 60_000,
     // A second, the default, is too short where other tests have the machine.
     expect: { poll: { timeout: 15_000 } },

@@ -34,8 +34,8 @@ const settings: { [Q in QueueName]: QueueSettings<QueueMessages[Q]> } = {
   run: { key: ({ attemptId }) => attemptId },
   deliver: { key: ({ lane }) => lane, sharesKeys: true },
   sweep: { merges: true },
-  money: { key: () => 'account', merges: true },
-  reconcile: { key: () => 'account', merges: true },
+  money: { key: () => 'account', sharesKeys: true, merges: true },
+  reconcile: { key: () => 'account', sharesKeys: true, merges: true },
 };
 
 /** How often a loop looks at the latest, and how long it rests at least, in milliseconds. */

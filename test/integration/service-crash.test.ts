@@ -100,7 +100,10 @@ describe('a service that is killed', () => {
       await start();
       const { id } = await call<Instance>('/instances', { method: 'POST', json: {} });
 
-      // Right after the request, and while ComfyUI starts.
+      // Right after the request, while the machine loads, and while ComfyUI starts.
+      await service.kill();
+      await start();
+      await instanceIs(id, ({ phase }) => phase === 'loading');
       await service.kill();
       await start();
       await instanceIs(id, ({ phase }) => phase === 'starting');
@@ -132,11 +135,11 @@ describe('a service that is killed', () => {
     },
   );
 
-  it(
-    'in the middle of a create finds the machine by its label and rents no second one',
+  it.each(['503-after-create', 'hang-after-create'] as const)(
+    'in the middle of a create with %s finds the machine by its label and rents no second one',
     { timeout: 90_000 },
-    async () => {
-      vast.knobs.faults.create.push('hang-after-create');
+    async (fault) => {
+      vast.knobs.faults.create.push(fault);
       await start();
       const { id } = await call<Instance>('/instances', { method: 'POST', json: {} });
       await vast.until(() => vast.state.rentals.size === 1);

@@ -11,6 +11,7 @@ const collect = runInNewContext('gc') as () => void;
  * that is held as a whole each sees `everyBytes` or more.
  */
 export function watched(chunks: AsyncIterable<Uint8Array>, everyBytes: number) {
+  // Twice: what the first one sees is partly still being cleaned away, and would hide as much of what is held.
   collect();
   const before = heldBytes();
   const looks: number[] = [];
