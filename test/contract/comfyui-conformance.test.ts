@@ -17,7 +17,6 @@ import {
   recordedTranscript,
   replay,
   SCENARIOS,
-  type Scenario,
   type Transcript,
 } from '../doubles/comfyui/conformance/scenarios.ts';
 import {
@@ -26,12 +25,11 @@ import {
   targetVersions,
   type Target,
 } from '../doubles/comfyui/conformance/target.ts';
-import type { ComfyDouble, ComfyKnobs, ComfyVersion } from '../doubles/comfyui/index.ts';
+import type { ComfyDouble, ComfyVersion } from '../doubles/comfyui/index.ts';
 
 const versions = await targetVersions();
 /** A real server computes what the double only pretends to. */
 const SCENARIO_TIMEOUT_MS = isRealServer ? 180_000 : 20_000;
-const CANCELLABLE_NODE_MS = 120;
 
 describe.each(versions)('ComfyUI %s', (version) => {
   let target: Target | undefined;
@@ -65,9 +63,12 @@ describe.each(versions)('ComfyUI %s', (version) => {
       '$name ends and shows itself as recorded',
       { timeout: SCENARIO_TIMEOUT_MS },
       async (scenario) => {
-        if (double !== undefined) Object.assign(double.knobs, paceOf(scenario, version));
+        // The node that is to be cancelled runs until the cancel is there, however long that takes.
+        if (double !== undefined) double.knobs.hangingNode = scenario.cancel?.whenRuns ?? null;
         const recording = readRecording(version, scenario.name);
-        const replayed = await replay(url, recording, scenario);
+        const replayed = await replay(url, recording, scenario, () => {
+          if (double !== undefined) double.knobs.hangingNode = null;
+        });
         shift ??= recording.submit[1].number - replayed.submit[1].number;
         expect(compare(scenario.name, recordedTranscript(recording), shiftNumbers(replayed, shift))).toEqual(
           [],
@@ -83,7 +84,6 @@ describe.each(versions)('ComfyUI %s', (version) => {
     const firstNumbers: { recorded?: number; replayed?: number } = {};
 
     beforeAll(async () => {
-      if (double !== undefined) double.knobs.nodeMs = 0;
       await untilIdle(url);
     });
 
@@ -137,12 +137,6 @@ describe.each(versions)('ComfyUI %s', (version) => {
     expect(ledger.unseen()).toEqual([]);
   });
 });
-
-/** Nobody waits for nodes that no cancel has to catch; 0.3.64 has no route to cancel a job, so that one runs to its end. */
-function paceOf({ cancel }: Scenario, version: ComfyVersion): Pick<ComfyKnobs, 'nodeMs' | 'itemMs'> {
-  const isCancelled = cancel !== undefined && (version !== '0.3.64' || cancel.by !== 'jobs');
-  return isCancelled ? { nodeMs: CANCELLABLE_NODE_MS, itemMs: 1 } : { nodeMs: 0, itemMs: 0 };
-}
 
 function report(version: ComfyVersion, url: string, lines: readonly string[]): string[] {
   const subject = isRealServer ? `The server at ${url}` : 'The double';

@@ -316,6 +316,20 @@ const lines: Line[] = [
     },
   },
   {
+    knob: 'hangingNode',
+    outcome: 'is canceled once a node that hangs comes back',
+    versions: both,
+    knobs: { hangingNode: '1' },
+    async play({ submit, when, cancel, ended, double }) {
+      const id = await submit(fresh(slowList));
+      await when(id, isExecuting);
+      await cancel(id);
+      await expect.poll(() => double.counters.interruptsReceived, patience).toBeGreaterThan(0);
+      double.knobs.hangingNode = null;
+      expect(await ended(id)).toMatchObject({ status: 'canceled', attempts: [{ outcome: 'canceled' }] });
+    },
+  },
+  {
     knob: 'requestFaults',
     outcome: 'succeeds with one execution when the answer to its submit is lost',
     versions: both,

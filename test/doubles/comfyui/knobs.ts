@@ -85,6 +85,8 @@ export interface ComfyKnobs {
   loseInterrupts: number;
   /** The worker stands still: prompts are accepted and never run. */
   wedged: boolean;
+  /** Calls of the node with that id do not come back, as on a GPU that hangs, until the knob is turned back. */
+  hangingNode: string | null;
   /** Faults of requests, the first that fits is taken. */
   requestFaults: RequestFault[];
   /** Speed at which upload bodies are taken, in bytes per second; null is as fast as they come. */
@@ -123,6 +125,7 @@ export const defaultKnobs = (): ComfyKnobs => ({
   historyDelayMs: 0,
   loseInterrupts: 0,
   wedged: false,
+  hangingNode: null,
   requestFaults: [],
   uploadBytesPerSecond: null,
   downloadBytesPerSecond: null,

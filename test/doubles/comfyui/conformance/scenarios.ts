@@ -58,8 +58,16 @@ export const recordedTranscript = (recording: Recording): Transcript => ({
   job: recording.job,
 });
 
-/** Submits the recorded graph with the recorded client id and writes down all that can be seen of it. */
-export async function replay(url: string, recording: Recording, { cancel }: Scenario): Promise<Transcript> {
+/**
+ * Submits the recorded graph with the recorded client id and writes down all that can be seen of it.
+ * `onCancelled` is called once the server has answered the cancel, if the scenario has one.
+ */
+export async function replay(
+  url: string,
+  recording: Recording,
+  { cancel }: Scenario,
+  onCancelled: () => void,
+): Promise<Transcript> {
   const [entry] = Object.values(recording.history);
   if (entry === undefined) throw new Error('The recording has no history.');
   const [, , graph, extraData] = entry.prompt;
@@ -76,6 +84,7 @@ export async function replay(url: string, recording: Recording, { cancel }: Scen
     if (cancel !== undefined) {
       await client.waitFor((frame) => isRunning(frame, cancel.whenRuns));
       await cancelPrompt(url, id, cancel.by);
+      onCancelled();
     }
     await ended(client, observer, id, typeof clientId === 'string');
     const history = await poll(

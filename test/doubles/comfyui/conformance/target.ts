@@ -25,6 +25,6 @@ export async function targetVersions(): Promise<ComfyVersion[]> {
 
 export async function startTarget(version: ComfyVersion): Promise<Target> {
   if (realUrl !== undefined) return { url: realUrl, double: undefined, stop: () => Promise.resolve() };
-  const double = await startComfyDouble({ version });
+  const double = await startComfyDouble({ version, knobs: { itemMs: 0 } });
   return { url: double.url, double, stop: () => double.stop() };
 }

@@ -8,6 +8,9 @@ export interface CallResult {
   readonly ui: NodeUi | undefined;
 }
 
+/** How often a call that hangs looks whether the knob was turned back, in milliseconds. */
+const HANG_POLL_MS = 5;
+
 /** Every input as a list: a link brings what its source gave, anything else is a list of one. */
 export function gatherInputs(
   node: GraphNode,
@@ -43,6 +46,7 @@ export async function callNode(
     if (index > 0) await context.spend(context.knobs.itemMs);
     checkInterrupt();
     if (index === 0) await context.spend(context.knobs.nodeMs);
+    while (context.knobs.hangingNode === context.nodeId) await context.spend(HANG_POLL_MS);
     failOnMemory(context.knobs);
     const result = await definition.execute(item, context);
     collect(definition, result, values);
