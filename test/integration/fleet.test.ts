@@ -19,6 +19,7 @@ interface Job {
   id: string;
   status: string;
   waitingFor: string | null;
+  comingInstance: { message: string | null } | null;
   instanceId: string | null;
   attempt: number;
 }
@@ -138,7 +139,10 @@ describe('a job that names no instance', () => {
   it('rents nothing for anybody while the account lacks credit', async () => {
     await start({ FLEET_RETRY_SECONDS: '600' }, { creditUsd: 0 });
     const ids = [await submit(), await submit({ requirements: { minVramGb: 40 } })];
-    await Promise.all(ids.map((id) => waits(id, /credit/)));
+    // Of an account that was not read yet, it is the instance that finds out.
+    const tellsOfCredit = ({ waitingFor, comingInstance }: Job): boolean =>
+      /credit/.test(`${waitingFor} ${comingInstance?.message}`);
+    await Promise.all(ids.map((id) => jobWhen(id, tellsOfCredit)));
     expect(vast.state.rentals.size).toBe(0);
     expect((await instances()).length).toBeLessThanOrEqual(2);
   });
