@@ -12,15 +12,15 @@ export interface LoopOptions {
   act: (context: HandlerContext) => Promise<number | void>;
   /** How often it acts although nothing woke it: a wake-up may be lost with the connection that carries it. */
   everyMs: number;
-  /** Between the beginnings of two calls, however many wake-ups there are. */
-  restMs: number;
+  /** From a wake-up to the call, which then stands for all that came meanwhile. */
+  gatherMs: number;
   /** After a call that failed. */
   retryMs: number;
   log: Logger;
 }
 
-/** Acts when it is woken, one call at a time; wake-ups that come during a call bring one more. */
-export function startLoop({ name, act, everyMs, restMs, retryMs, log }: LoopOptions): Worker {
+/** Acts at once and then when it is woken, one call at a time; wake-ups that come during a call bring one more. */
+export function startLoop({ name, act, everyMs, gatherMs, retryMs, log }: LoopOptions): Worker {
   const stopping = new AbortController();
   const { signal } = stopping;
   let healthy = true;
@@ -28,12 +28,17 @@ export function startLoop({ name, act, everyMs, restMs, retryMs, log }: LoopOpti
 
   async function loop(): Promise<void> {
     while (!signal.aborted) {
-      const began = performance.now();
       const nextMs = await attempt();
-      const rest = Math.max(0, (healthy ? restMs : retryMs) - (performance.now() - began));
-      if (rest > 0) await sleep(rest, signal).catch(() => undefined);
-      await alarm.wait(Math.max(0, Math.min(everyMs, nextMs) - rest), signal).catch(() => undefined);
+      await pause(nextMs).catch(() => undefined);
     }
+  }
+
+  async function pause(nextMs: number): Promise<void> {
+    const gatheringMs = healthy ? gatherMs : retryMs;
+    await alarm.wait(Math.max(0, nextMs - gatheringMs), signal);
+    if (gatheringMs === 0) return;
+    await sleep(gatheringMs, signal);
+    alarm.forget();
   }
 
   /** Resolves with the milliseconds until the next call, if nothing wakes it before. */
@@ -41,7 +46,7 @@ export function startLoop({ name, act, everyMs, restMs, retryMs, log }: LoopOpti
     try {
       const nextMs = await act({ signal });
       healthy = true;
-      return nextMs ?? everyMs;
+      return Math.min(everyMs, nextMs ?? everyMs);
     } catch (error) {
       healthy = false;
       if (!signal.aborted) log.warn({ err: error, loop: name }, 'The work failed and is done again');

@@ -38,11 +38,11 @@ const settings: { [Q in QueueName]: QueueSettings<QueueMessages[Q]> } = {
   reconcile: { key: () => 'account', sharesKeys: true, merges: true },
 };
 
-/** How often a loop looks at the latest, and how long it rests at least, in milliseconds. */
-const loopTimes: { [L in LoopName]: { everyMs: number; restMs: number } } = {
-  dispatch: { everyMs: 5_000, restMs: 0 },
-  // Machines take minutes to come, so it does not have to follow each of a hundred jobs.
-  fleet: { everyMs: 30_000, restMs: 200 },
+/** How often a loop looks at the latest, and how long it lets wake-ups gather before it does, in milliseconds. */
+const loopTimes: { [L in LoopName]: { everyMs: number; gatherMs: number } } = {
+  dispatch: { everyMs: 5_000, gatherMs: 0 },
+  // Machines take minutes to come, so it has not to follow each of a hundred jobs, nor to take its turn while a job is on its way.
+  fleet: { everyMs: 30_000, gatherMs: 200 },
 };
 
 /** pg-boss's own options for every queue. */

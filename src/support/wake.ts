@@ -3,6 +3,8 @@
 export interface Wake {
   /** Ends the current wait, or the next one if nobody waits. */
   now(): void;
+  /** Takes back a wake-up that ended no wait yet. */
+  forget(): void;
   /** Waits `ms` milliseconds or until woken; null waits for the latter alone. Rejects with the signal's reason when it is aborted. */
   wait(ms: number | null, signal: AbortSignal): Promise<void>;
 }
@@ -14,6 +16,9 @@ export function createWake(): Wake {
     now() {
       woken = true;
       end?.();
+    },
+    forget() {
+      woken = false;
     },
     async wait(ms, signal) {
       signal.throwIfAborted();
