@@ -60,6 +60,11 @@ export interface ComfyClient {
   history(promptId: string, signal?: AbortSignal): Promise<HistoryEntry | null>;
   /** Where the prompt is now. History, queue, history again: a prompt may move while we look. */
   locate(promptId: string, signal?: AbortSignal): Promise<Location>;
+  /**
+   * The output nodes that ComfyUI runs the prompt for: those that passed its checks. Null when the prompt is nowhere, or
+   * the server does not say.
+   */
+  targets(promptId: string, signal?: AbortSignal): Promise<string[] | null>;
   /** Asks once that the prompt stop or not start; interrupts can be lost, so look again and repeat. */
   cancel(promptId: string, signal?: AbortSignal): Promise<void>;
   /** Stores an input. Resolves to the name under which a workflow finds it: ComfyUI renames rather than overwrites. */
@@ -90,6 +95,12 @@ export function createComfyClient(
   const small: AnswerLimits = { deadlineMs: answerMs, maxBytes: MB };
   // The queue and the history hold whole graphs.
   const large: AnswerLimits = { ...small, maxBytes: 64 * MB };
+  const askQueue = async (signal: AbortSignal | undefined) =>
+    readAnswer(queueSchema, await askComfy(link, get('/queue', signal), large));
+  const askHistory = async (promptId: string, signal: AbortSignal | undefined) => {
+    const request = get(`/history/${encodeURIComponent(promptId)}`, signal);
+    return readAnswer(historySchema, await askComfy(link, request, large))[promptId];
+  };
   const client: ComfyClient = {
     async systemStats(signal) {
       return readAnswer(systemStatsSchema, await askComfy(link, get('/system_stats', signal), small));
@@ -97,7 +108,7 @@ export function createComfyClient(
     nodeClass: (name, comfyuiVersion, signal) => askNodeClass(link, name, comfyuiVersion, signal),
     submit: (request, signal) => submitPrompt(link, request, signal),
     async queue(signal) {
-      const raw = readAnswer(queueSchema, await askComfy(link, get('/queue', signal), large));
+      const raw = await askQueue(signal);
       return {
         running: raw.queue_running.map(([, promptId]) => promptId),
         // ComfyUI 0.33 sends its heap as it lies in memory.
@@ -105,8 +116,7 @@ export function createComfyClient(
       };
     },
     async history(promptId, signal) {
-      const request = get(`/history/${encodeURIComponent(promptId)}`, signal);
-      const entry = readAnswer(historySchema, await askComfy(link, request, large))[promptId];
+      const entry = await askHistory(promptId, signal);
       return entry === undefined ? null : readHistoryEntry(promptId, entry);
     },
     async locate(promptId, signal) {
@@ -118,6 +128,12 @@ export function createComfyClient(
       if (place !== -1) return { kind: 'pending', ahead: running.length + place, idle: running.length === 0 };
       const after = await client.history(promptId, signal);
       return after === null ? { kind: 'absent' } : { kind: 'finished', entry: after };
+    },
+    async targets(promptId, signal) {
+      const { queue_running: running, queue_pending: pending } = await askQueue(signal);
+      const item = [...running, ...pending].find(([, id]) => id === promptId);
+      // From the queue it goes to the history, so it cannot be missed in between.
+      return readTargets(item ?? (await askHistory(promptId, signal))?.prompt);
     },
     async cancel(promptId, signal) {
       const request = post(`/api/jobs/${encodeURIComponent(promptId)}/cancel`, {}, signal);
@@ -149,6 +165,12 @@ export function createComfyClient(
     },
   };
   return client;
+}
+
+/** The last part of a queue item, which the history keeps. */
+function readTargets(item: readonly unknown[] | undefined): string[] | null {
+  const targets = item?.[4];
+  return Array.isArray(targets) ? targets.map(String) : null;
 }
 
 function get(path: string, signal: AbortSignal | undefined): LinkRequest {

@@ -42,7 +42,7 @@ export const rejectedSchema = z.object({
   node_errors: nodeErrorsSchema.catch({}),
 });
 
-/** A queue item is `[number, prompt_id, graph, extra_data, outputs]`. */
+/** A queue item is `[number, prompt_id, graph, extra_data, outputs]`; the last are the ids of the nodes that it runs for. */
 const queueItemSchema = z.tuple([z.number().nullable(), z.string()]).rest(z.unknown());
 export const queueSchema = z.object({
   queue_running: z.array(queueItemSchema),

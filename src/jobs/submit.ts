@@ -59,7 +59,8 @@ export async function submit(run: Run, session: ComfySession, workflow: Workflow
     return onSubmitError(run, session.client, error);
   }
   const { nodeErrors } = submitted;
-  if (Object.keys(nodeErrors).length > 0) throw await refuseParts(run, session.client, nodeErrors);
+  const refused = Object.keys(nodeErrors);
+  if (refused.length > 0) throw await refuseParts(run, session.client, refused, nodeErrors);
   await markSubmitted(run);
 }
 
@@ -67,7 +68,11 @@ export async function submit(run: Run, session: ComfySession, workflow: Workflow
 export async function settle(run: Run, client: ComfyClient): Promise<void> {
   for (;;) {
     const place = await client.locate(run.ref.attemptId, run.signal);
-    if (place.kind !== 'absent') return markSubmitted(run);
+    if (place.kind !== 'absent') {
+      const missing = await missingOutputs(run, client);
+      if (missing.length > 0) throw await refuseParts(run, client, missing);
+      return markSubmitted(run);
+    }
     const { submittedAt } = await refresh(run);
     const ageMs = run.deps.clock.now().getTime() - (submittedAt?.getTime() ?? 0);
     if (ageMs >= run.timing.settleMs) return release(run);
@@ -130,14 +135,28 @@ async function settleVainSubmit(run: Run, client: ComfyClient, error: ComfyError
 async function refuseParts(
   run: Run,
   client: ComfyClient,
-  nodeErrors: Record<string, unknown>,
+  nodes: readonly string[],
+  nodeErrors?: Record<string, unknown>,
 ): Promise<AttemptEnd> {
   await client.cancel(run.ref.attemptId, run.signal).catch((error: unknown) => {
     run.log.warn({ err: error }, 'a prompt that ComfyUI accepted in part could not be canceled');
   });
-  const nodes = Object.keys(nodeErrors).join(', ');
-  const detail = `ComfyUI would run only a part of the workflow: the checks of nodes ${nodes} failed. Nothing was run.`;
+  const detail = `ComfyUI would run only a part of the workflow: the checks of nodes ${nodes.join(', ')} failed.`;
   return invalidWorkflow(detail, nodeErrors);
+}
+
+/** The output nodes that ComfyUI has left out, of a prompt whose answer, which would say so, was not seen. */
+async function missingOutputs({ ref, workflow, signal }: Run, client: ComfyClient): Promise<string[]> {
+  const targets = await client.targets(ref.attemptId, signal);
+  if (targets === null) return [];
+  const left = Object.entries(workflow).filter(([id]) => !targets.includes(id));
+  const outputClasses = new Set<string>();
+  for (const name of new Set(left.map(([, node]) => node.class_type))) {
+    // Its inputs, which versions read in different ways, do not matter here.
+    const nodeClass = await client.nodeClass(name, 'unknown', signal);
+    if (nodeClass?.isOutput === true) outputClasses.add(name);
+  }
+  return left.filter(([, node]) => outputClasses.has(node.class_type)).map(([id]) => id);
 }
 
 async function markSubmitted(run: Run): Promise<void> {

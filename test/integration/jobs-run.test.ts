@@ -61,6 +61,11 @@ const slowToFetch = async (request = {}) => {
   bench.double.knobs.nodes['SaveLarge'] = { durationMs: 0, outputCount: 1, outputBytes: 1_000_000 };
   return bench.submit({ '1': { class_type: 'SaveLarge', inputs: { seed: randomInt(2 ** 40) } } }, request);
 };
+/** Saves two pictures, one of which it does not say. */
+const partlyValid = () => ({
+  ...fresh(emptyImage),
+  '3': { class_type: 'SaveImage', inputs: { filename_prefix: 'e2e/other' } },
+});
 const collecting = (job: JobView) => job.attempts.at(-1)?.status === 'collecting';
 const instanceRow = () =>
   bench.database.db
@@ -249,16 +254,30 @@ describe('a job', () => {
 
   it('of which ComfyUI would run only a part is not run at all', async () => {
     bench.double.knobs.wedged = true;
-    const workflow = {
-      ...fresh(emptyImage),
-      '3': { class_type: 'SaveImage', inputs: { filename_prefix: 'e2e/other' } },
-    };
-    const job = await bench.run(await bench.submit(workflow));
+    const job = await bench.run(await bench.submit(partlyValid()));
     expect(job).toMatchObject({
       status: 'failed',
       error: { code: 'invalid_workflow', nodeErrors: { '3': {} } },
     });
     expect((await bench.session.client.queue()).pending).toEqual([]);
+  });
+
+  it('of which ComfyUI would run only a part is not run either when the answer that says so is lost', async () => {
+    bench.double.knobs.wedged = true;
+    fault('POST /prompt', 'drop-after', { times: 1 });
+    const job = await bench.run(await bench.submit(partlyValid()));
+    expect(job).toMatchObject({ status: 'failed', error: { code: 'invalid_workflow' }, outputs: [] });
+    expect(job.error?.detail).toMatch(/checks of nodes 3 failed/);
+    expect((await bench.session.client.queue()).pending).toEqual([]);
+  });
+
+  it('of which ComfyUI has run only a part has failed, also when that is seen late', async () => {
+    fault('POST /prompt', 'drop-after', { times: 1 });
+    // Until it has ended.
+    fault('GET /history/{id}', 'status', { status: 503, times: 3 });
+    const job = await bench.run(await bench.submit(partlyValid()));
+    expect(job).toMatchObject({ status: 'failed', error: { code: 'invalid_workflow' }, outputs: [] });
+    expect(counted('executionsFinished')).toBe(1);
   });
 
   it('shows its progress, which never goes back', async () => {
