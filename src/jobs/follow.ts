@@ -1,5 +1,6 @@
 // Following a submitted prompt to its end. The truth is ComfyUI's history and queue; events only make it fast.
-import type { HistoryEntry } from '../comfyui/client.ts';
+import type { ComfyClient, HistoryEntry } from '../comfyui/client.ts';
+import { ComfyError } from '../comfyui/errors.ts';
 import type { ComfySession } from '../comfyui/session.ts';
 import type { Hints } from './hints.ts';
 import { refresh, updateAttempt, type Run } from './run-state.ts';
@@ -30,7 +31,7 @@ export async function follow(
     const state = await refresh(run);
     const stop = stopOf(state, run.deps.clock.now());
     // An interrupt may come too early or too late to have an effect, so it is repeated until there is one.
-    if (stop !== null) await client.cancel(promptId, run.signal);
+    if (stop !== null) await askToStop(run, client);
     const place = await client.locate(promptId, run.signal);
     reached();
     absentLooks = place.kind === 'absent' ? absentLooks + 1 : 0;
@@ -53,6 +54,16 @@ export async function follow(
     }
     endUnconfirmed(run, stop);
     await hints.wait({ stopping: stop !== null });
+  }
+}
+
+/** Whether it helped is seen at the next look, also where the call itself failed. */
+async function askToStop({ ref, signal, log }: Run, client: ComfyClient): Promise<void> {
+  try {
+    await client.cancel(ref.attemptId, signal);
+  } catch (error) {
+    if (!(error instanceof ComfyError)) throw error;
+    log.warn({ err: error }, 'a prompt could not be told to stop; it is told again');
   }
 }
 

@@ -49,6 +49,8 @@ export interface Run {
   vainSubmits: number;
   /** Whether the memory of the instance is to be freed first: the attempt before needed more, or something newer. */
   freesMemory: boolean;
+  /** ComfyUI's history has the prompt: there is nothing left to stop. */
+  finished: boolean;
   /** The prompt has succeeded, whatever the record says yet: from here on no limit ends the attempt. */
   collecting: boolean;
   /** ComfyUI neither runs nor ends the prompt, so its instance must take no more. */
@@ -98,6 +100,7 @@ export async function openRun(deps: RunDeps, ref: AttemptRef, signal: AbortSigna
     collected: new Map(),
     vainSubmits: 0,
     freesMemory: attempt > 1 && (await followsFailure(deps, ref, attempt)),
+    finished: false,
     collecting: false,
     wedged: false,
   };

@@ -64,13 +64,14 @@ async function findVerdict(run: Run): Promise<Verdict> {
       const session = await connect(run);
       return await advance(run, session, () => {
         unreachableSince = null;
+        oddAnswers = 0;
         failures = 1;
       });
     } catch (error) {
       run.signal.throwIfAborted();
       if (error instanceof AttemptEnd) return error.verdict;
       if (error instanceof NotSubmitted) continue;
-      if (isOutOfReach(error)) {
+      if (saysNothing(run, error)) {
         if (run.collected.size > storedFiles) unreachableSince = null;
         storedFiles = run.collected.size;
         if (unreachableSince === null) {
@@ -78,7 +79,7 @@ async function findVerdict(run: Run): Promise<Verdict> {
           await askForCheck(run);
         }
         unreachableSince ??= Date.now();
-        run.log.warn({ err: error, failures }, 'the instance is out of reach; trying again');
+        run.log.warn({ err: error, failures }, 'the instance gives no usable answer; trying again');
         const verdict = giveUp(run, Date.now() - unreachableSince, error);
         if (verdict !== null) return verdict;
       } else {
@@ -135,6 +136,7 @@ async function freeMemory(run: Run, client: ComfyClient, signal: AbortSignal): P
 
 /** What the history says of the end. A prompt that passed its limit and succeeded all the same did succeed. */
 async function judge(run: Run, session: ComfySession, { entry, stop }: Finished): Promise<Verdict> {
+  run.finished = true;
   const times = timesOf(run, entry);
   if (entry.outcome === 'succeeded' && stop?.because !== 'canceled') {
     run.progress.enter('collecting');
@@ -208,6 +210,15 @@ function isOutOfReach(error: unknown): boolean {
   return error instanceof ComfyError && (error.kind === 'unavailable' || error.kind === 'unauthorized');
 }
 
+/**
+ * Where ComfyUI may have the prompt, an odd answer tells as little of it as none does: a proxy may give it while what is
+ * behind it starts again.
+ */
+function saysNothing({ state }: Run, error: unknown): boolean {
+  const mayRun = state.clientId !== null && state.attemptStatus !== 'collecting';
+  return isOutOfReach(error) || (mayRun && error instanceof ComfyError);
+}
+
 /** The instance is looked at now rather than at its next check: until it answers, it takes no more jobs. */
 async function askForCheck({ deps, ref }: Run): Promise<void> {
   await deps.db.transaction().execute((trx) => checkSoon(trx, deps.queues, ref.instanceId));
@@ -215,14 +226,18 @@ async function askForCheck({ deps, ref }: Run): Promise<void> {
 
 /** Whoever looks after a rented machine ends it, and with it the attempt. This is for what nobody ends, and for jobs that should stop. */
 function giveUp(run: Run, unreachableMs: number, error: unknown): Verdict | null {
+  const stop = stopOf(run.state, run.deps.clock.now());
   try {
-    endUnconfirmed(run, stopOf(run.state, run.deps.clock.now()));
+    endUnconfirmed(run, stop);
   } catch (end) {
     if (end instanceof AttemptEnd) return end.verdict;
     throw end;
   }
   if (unreachableMs < run.timing.unreachableMs) return null;
-  const reason = `Its instance has been out of reach for ${Math.round(unreachableMs / 1000)} s. ${messageOf(error)}`;
+  // What should have ended is not begun once more.
+  if (stop !== null) return verdictOfStop(stop, run.state, false);
+  const trouble = isOutOfReach(error) ? 'been out of reach' : 'given no usable answer';
+  const reason = `Its instance has ${trouble} for ${Math.round(unreachableMs / 1000)} s. ${messageOf(error)}`;
   return { kind: 'lost', code: 'instance_lost', reason };
 }
 
@@ -244,8 +259,8 @@ async function conclude(run: Run, verdict: Verdict): Promise<void> {
   // A prompt that is stuck stays where it is: by that the check knows when ComfyUI works again.
   if (run.wedged) return;
   await courtesy(run, async ({ client }, signal) => {
-    // It may still lie in the queue of a ComfyUI that was out of reach.
-    if (verdict.kind === 'lost') await client.cancel(run.ref.attemptId, signal);
+    // It may still lie in the queue of a ComfyUI that was out of reach, and would keep the next one waiting.
+    if (!run.finished) await client.cancel(run.ref.attemptId, signal);
     await client.forget(run.ref.attemptId, signal);
   });
 }

@@ -171,6 +171,7 @@ async function release(run: Run): Promise<never> {
 async function unmark(run: Run): Promise<void> {
   const onlyIf = { status: 'staging', clientId: run.state.clientId } as const;
   await updateAttempt(run, { client_id: null, submitted_at: null }, onlyIf);
+  run.state = { ...run.state, clientId: null, submittedAt: null };
 }
 
 function invalidWorkflow(detail: string, nodeErrors?: Record<string, unknown>): AttemptEnd {

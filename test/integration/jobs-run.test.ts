@@ -271,6 +271,13 @@ describe('a job', () => {
     expect((await bench.session.client.queue()).pending).toEqual([]);
   });
 
+  it('of which ComfyUI would run only a part is stopped, also when that fails at first', async () => {
+    bench.double.knobs.wedged = true;
+    fault('POST /api/jobs/{id}/cancel', 'status', { status: 503, times: 1 });
+    expect(await bench.run(await bench.submit(partlyValid()))).toMatchObject({ status: 'failed' });
+    expect((await bench.session.client.queue()).pending).toEqual([]);
+  });
+
   it('of which ComfyUI has run only a part has failed, also when that is seen late', async () => {
     fault('POST /prompt', 'drop-after', { times: 1 });
     // Until it has ended.
@@ -590,6 +597,48 @@ describe('an unreliable instance', () => {
     const job = await bench.run(await bench.submit(scaledImage, { inputs }));
     expect(job).toMatchObject({ status: 'succeeded', attempts: [{ number: 1 }] });
     expect(counted('executionsStarted')).toBe(1);
+  });
+
+  it('may give odd answers for a while: the prompt that it has is not given up', async () => {
+    bench.double.knobs.frameMs = 10;
+    const id = await bench.submit(fresh(slowFrames));
+    const running = bench.run(id);
+    await bench.jobWhen(id, executing);
+    fault('GET /history/{id}', 'status', { status: 404, times: 10 });
+    expect(await running).toMatchObject({ status: 'succeeded', attempts: [{ number: 1 }] });
+    expect(counted('executionsStarted')).toBe(1);
+  });
+
+  it('may fall silent over a job that is past its time limit: it is not begun again', async () => {
+    bench.double.knobs.itemMs = 100;
+    const id = await bench.submit(fresh(slowList), { timeLimitSeconds: 1 });
+    await bench.dispatch();
+    const ref = await bench.attemptOf(id);
+    const timing = { ...bench.deps.timing, unreachableMs: 1200, confirmStopMs: 60_000 };
+    const running = runAttempt({ ...bench.deps, timing }, ref, { signal: new AbortController().signal });
+    await bench.jobWhen(id, executing);
+    for (const route of ['GET /history/{id}', 'GET /queue', 'POST /api/jobs/{id}/cancel'])
+      fault(route, 'status', { status: 503 });
+    await running;
+    expect(await bench.job(id)).toMatchObject({
+      status: 'failed',
+      error: { code: 'time_limit', detail: expect.stringContaining('not confirmed') },
+    });
+    bench.double.knobs.requestFaults = [];
+    await bench.session.client.cancel(ref.attemptId);
+  });
+
+  it('may refuse to stop a prompt and still tell that it has ended', async () => {
+    bench.double.knobs.frameMs = 5;
+    fault('POST /api/jobs/{id}/cancel', 'status', { status: 500 });
+    const id = await bench.submit(fresh(slowFrames));
+    const running = bench.run(id);
+    await bench.jobWhen(id, executing);
+    await bench.jobs.cancel(id);
+    expect(await running).toMatchObject({
+      status: 'canceled',
+      attempts: [{ reason: 'It was canceled on request.' }],
+    });
   });
 
   it('may cut off a download: no half file is a result', async () => {
