@@ -114,7 +114,11 @@ export interface ProviderAccount {
 /** Every method rejects with a `ProviderError`. None repeats a call that could rent twice. */
 export interface Provider {
   readonly name: 'vast';
-  searchOffers(requirements: Requirements, signal?: AbortSignal): Promise<OfferSearch>;
+  /** Offers of one machine where `machineId` names it; otherwise of all, the cheapest up to a bound. */
+  searchOffers(
+    requirements: Requirements,
+    options?: { machineId?: string | undefined; signal?: AbortSignal },
+  ): Promise<OfferSearch>;
   /** Rents. A rejection of kind `ambiguous` means "maybe rented": settle it with `listByLabel`. */
   launch(request: LaunchRequest, signal?: AbortSignal): Promise<LaunchResult>;
   /** One rental, from the provider's single view. Absence here may be read lag shortly after a launch. */

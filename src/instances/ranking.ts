@@ -71,6 +71,11 @@ export function findOffer(offers: Offer[], publicId: string): Offer | undefined 
   );
 }
 
+/** The machine of an offer that a caller has chosen. */
+export function machineOfOffer(publicId: string): string | undefined {
+  return offerIdPattern.exec(publicId)?.[2];
+}
+
 /** What to search by for a machine that the caller has chosen already: its shape, and nothing that could leave it out. */
 export function requirementsOfOffer(publicId: string): RequestedRequirements {
   const [, , , gpuCount, diskGb] = offerIdPattern.exec(publicId) ?? [];

@@ -86,10 +86,9 @@ export function createInstances(deps: Deps): Instances {
 
 async function searchOffers(deps: Deps, requested: RequestedRequirements) {
   try {
-    const listed = await needProvider(deps).searchOffers(
-      limited(deps, requested),
-      AbortSignal.timeout(30_000),
-    );
+    const listed = await needProvider(deps).searchOffers(limited(deps, requested), {
+      signal: AbortSignal.timeout(30_000),
+    });
     const memory = await recall(deps.db, listed);
     const found = withoutCooling(listed, memory, deps.clock.now());
     return { offers: rankOffers(found.offers, memory), rejected: found.rejected };

@@ -20,20 +20,27 @@ const MIN_COMPUTE_CAPABILITY = 750;
 /** A host that lets its machine out for less than a day more would end it under our jobs. */
 const MIN_REMAINING_SECONDS = 86_400;
 
+export interface OfferQuery {
+  requirements: Requirements;
+  needs: RecipeNeeds;
+  /** The only machine that is asked for, wherever it stands among all others. */
+  machineId?: string | undefined;
+}
+
 /**
  * All offers up to a bound, cheapest first, sorted into those that fit and those that do not. vast.ai ignores filters that it does
  * not know and some that it does, so every row is checked again.
  */
 export async function findOffers(
   search: (body: object) => Promise<unknown[]>,
-  requirements: Requirements,
-  needs: RecipeNeeds,
+  query: OfferQuery,
 ): Promise<OfferSearch> {
+  const { requirements, needs } = query;
   const seen = new Set<string>();
   const found: OfferSearch = { offers: [], rejected: [] };
   let priceFloor = 0;
   for (let pages = 1; pages <= MAX_PAGES; pages++) {
-    const answered = await search(searchBody(requirements, needs, priceFloor));
+    const answered = await search(searchBody(query, priceFloor));
     const rows = readable(answered).filter((row) => !seen.has(row.id));
     for (const row of rows) {
       seen.add(row.id);
@@ -49,7 +56,7 @@ export async function findOffers(
 }
 
 /** The body of POST /bundles/. The disk is part of it, because the price depends on it. */
-export function searchBody(requirements: Requirements, needs: RecipeNeeds, priceFloor: number): object {
+export function searchBody({ requirements, needs, machineId }: OfferQuery, priceFloor: number): object {
   const { gpuNames, regions, verifiedOnly } = requirements;
   return {
     type: 'on-demand',
@@ -59,6 +66,7 @@ export function searchBody(requirements: Requirements, needs: RecipeNeeds, price
     rentable: { eq: true },
     rented: { eq: false },
     external: { eq: false },
+    ...(machineId === undefined ? {} : { machine_id: { eq: Number(machineId) } }),
     ...(verifiedOnly ? { verified: { eq: true } } : {}),
     num_gpus: { eq: requirements.gpuCount },
     gpu_ram: { gte: Math.floor(megabytes(requirements.minVramGb) * NOMINAL_SHARE) },

@@ -67,8 +67,12 @@ export function createVastProvider({
   return {
     name: 'vast',
 
-    searchOffers: (requirements, signal) =>
-      findOffers((body) => client.search(body, until(signal)), requirements, needsOf(config)),
+    searchOffers: (requirements, { machineId, signal } = {}) =>
+      findOffers((body) => client.search(body, until(signal)), {
+        requirements,
+        needs: needsOf(config),
+        machineId,
+      }),
 
     async launch(request, signal) {
       const rental = {

@@ -110,6 +110,20 @@ describe('renting an instance', () => {
     expect(vast.liveRentals()).toHaveLength(0);
   });
 
+  it('rents the machine that the caller chose behind any number of cheaper ones', async () => {
+    const cheap = Array.from({ length: 300 }, () => ({ gpuName: 'RTX 3060', gpuPricePerHourUsd: 0.05 }));
+    await start({ offers: [...cheap, { gpuName: 'RTX 5090', gpuPricePerHourUsd: 0.6 }] });
+    const { body: offers } = await service.call<{ items: { id: string; machineId: string }[] }>(
+      '/offers?gpuName=RTX+5090',
+    );
+    const { id } = await rent({ offerId: offers.items[0]?.id });
+    const ready = await service.until<Instance>(`/instances/${id}`, settled);
+    expect(ready).toMatchObject({
+      status: 'ready',
+      rentals: [{ machineId: offers.items[0]?.machineId }],
+    });
+  });
+
   it.each([
     ['pull-error', 'image_pull_failed'],
     ['exited-at-start', 'exited'],

@@ -51,7 +51,7 @@ function requirements(wanted: object = {}) {
 }
 
 const searchIn = (rows: unknown[], wanted: object = {}) =>
-  findOffers(() => Promise.resolve(rows), requirements(wanted), needs);
+  findOffers(() => Promise.resolve(rows), { requirements: requirements(wanted), needs });
 
 async function reasonsFor(changed: object, wanted: object = {}) {
   const { offers, rejected } = await searchIn([{ ...row, ...changed }], wanted);
@@ -178,7 +178,10 @@ describe('an offer is taken when', () => {
 
   it('the image needs a newer CUDA than the caller does, and it has it', async () => {
     const rows = [{ ...row, cuda_max_good: 12.8 }];
-    const found = await findOffers(() => Promise.resolve(rows), requirements(), { ports: 2, minCuda: 13 });
+    const found = await findOffers(() => Promise.resolve(rows), {
+      requirements: requirements(),
+      needs: { ports: 2, minCuda: 13 },
+    });
     expect(found.rejected[0]?.reasons).toEqual(['Its CUDA version is 12.8, needed is 13.']);
   });
 });
@@ -186,7 +189,7 @@ describe('an offer is taken when', () => {
 describe('the question', () => {
   it("is in vast.ai's units and includes the disk, on which the price depends", () => {
     const wanted = requirements({ minVramGb: 24, gpuNames: ['RTX_4090'], regions: ['US', 'DE'] });
-    expect(searchBody(wanted, needs, 0)).toMatchObject({
+    expect(searchBody({ requirements: wanted, needs }, 0)).toMatchObject({
       type: 'on-demand',
       order: [['dph_total', 'asc']],
       limit: 64,
@@ -208,7 +211,7 @@ describe('the question', () => {
   });
 
   it('does not mention what is not asked for', () => {
-    const body = searchBody(requirements({ verifiedOnly: false }), needs, 0);
+    const body = searchBody({ requirements: requirements({ verifiedOnly: false }), needs }, 0);
     for (const field of ['gpu_name', 'geolocation', 'verified']) expect(body).not.toHaveProperty(field);
   });
 });
@@ -236,14 +239,14 @@ describe('more offers than one answer holds', () => {
 
   it('are fetched page by page above the last price', async () => {
     const { floors, search } = searching(market(150));
-    const { offers } = await findOffers(search, requirements(), needs);
+    const { offers } = await findOffers(search, { requirements: requirements(), needs });
     expect(offers).toHaveLength(150);
     expect(floors).toEqual([0, 0.163, 0.227]);
   });
 
   it('are not fetched without end', async () => {
     const { floors, search } = searching(market(600));
-    await findOffers(search, requirements(), needs);
+    await findOffers(search, { requirements: requirements(), needs });
     expect(floors).toHaveLength(4);
   });
 
@@ -254,7 +257,7 @@ describe('more offers than one answer holds', () => {
       searches += 1;
       return Promise.resolve(rows);
     };
-    const { offers } = await findOffers(search, requirements(), needs);
+    const { offers } = await findOffers(search, { requirements: requirements(), needs });
     expect([offers.length, searches]).toEqual([64, 2]);
   });
 });

@@ -9,7 +9,7 @@ import { labelOf } from '../label.ts';
 import { recall, withoutCooling, type HostMemory } from '../machines.ts';
 import type { Offer, OfferSearch } from '../provider.ts';
 import { HIGHEST_PRICE_PER_HOUR_USD, type Requirements } from '../requirements.ts';
-import { findOffer, rankOffers } from '../ranking.ts';
+import { findOffer, machineOfOffer, rankOffers } from '../ranking.ts';
 import { enterPhase } from '../records.ts';
 import {
   endInstance,
@@ -41,17 +41,18 @@ export async function search(step: Step): Promise<void> {
   );
   if (exhausted !== null) return endInstance(step, 'rental_failed', exhausted);
 
-  const listed = await needProvider(step).searchOffers(wantedOf(step), step.signal);
+  const wanted = instance.wanted_offer_id;
+  const listed = await needProvider(step).searchOffers(wantedOf(step), {
+    machineId: wanted === null ? undefined : machineOfOffer(wanted),
+    signal: step.signal,
+  });
   const memory = await recall(deps.db, listed);
   const found = withoutCooling(listed, memory, step.now);
   const tried = new Set(earlier.map((rental) => rental.machine_id));
   const taken = new Set([...tried, ...(await machinesOfRivals(step))]);
-  const candidates =
-    instance.wanted_offer_id === null
-      ? choose(found.offers, taken, memory)
-      : named(listed.offers, instance.wanted_offer_id);
+  const candidates = wanted === null ? choose(found.offers, taken, memory) : named(listed.offers, wanted);
   if (candidates.length === 0) {
-    return waitFor(step, 'no_offer', explainNone(found, instance.wanted_offer_id, earlier.length));
+    return waitFor(step, 'no_offer', explainNone(found, wanted, earlier.length));
   }
   const choice = await deps.budget.firstAffordable(candidates, termsOf(step));
   if (isObstacle(choice)) return waitForMoney(step, choice);
