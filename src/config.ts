@@ -349,7 +349,7 @@ const settingsSchema = z
     }),
     ORPHAN_POLICY: setting(choice(['destroy', 'adopt', 'report']).prefault('destroy'), {
       description:
-        'What becomes of a rental with the label of this deployment that no record accounts for: destroyed, used again where it was only missed and its secret is still known and else destroyed, or only reported.',
+        'What becomes of a rental with the label of this deployment that no record accounts for: destroyed, used again if only missed, with a known secret and within the limits, else destroyed, or only reported.',
     }),
     ORPHAN_GRACE_SECONDS: setting(number(0, 86_400).prefault('120'), {
       description: 'How long a rental must have been seen without a record before it counts as an orphan.',

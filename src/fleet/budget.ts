@@ -8,6 +8,7 @@ import type { Offer } from '../instances/provider.ts';
 import type { Clock } from '../support/clock.ts';
 import { readCredit, type Credit } from './credit.ts';
 import { spentSince } from './ledger.ts';
+import { lockFleet } from './lock.ts';
 import {
   findBreach,
   startOfDay,
@@ -19,6 +20,7 @@ import {
 
 export type BudgetConfig = Pick<
   Config,
+  | 'FLEET_MAX'
   | 'MAX_INSTANCES'
   | 'MAX_TOTAL_PRICE_PER_HOUR_USD'
   | 'MAX_SPEND_PER_DAY_USD'
@@ -57,12 +59,10 @@ export function createBudget({ db, config, clock }: BudgetDeps): Budget {
     async admit(trx, terms) {
       await lockMoney(trx);
       const now = clock.now();
-      const { position, credit } = await readStanding(trx, config, now);
-      const waiting = await instancesWithoutRental(trx, config, now);
-      const commitments = [...position.commitments, ...waiting];
+      const standing = await readStanding(trx, config, now, 'new');
       const pricePerHourUsd = Math.min(terms.maxPricePerHourUsd, LEAST_PRICE_PER_HOUR_USD);
       const ask = commitmentTo({ pricePerHourUsd, downloadUsd: 0 }, terms.expiresAt, config, now);
-      return findObstacle(config, { position: { ...position, commitments }, credit }, ask);
+      return findObstacle(config, standing, ask);
     },
 
     async firstAffordable(offers, terms) {
@@ -86,6 +86,16 @@ export function createBudget({ db, config, clock }: BudgetDeps): Budget {
       const now = clock.now();
       const standing = await readStanding(trx, config, now, 'requested before');
       return findObstacle(config, standing, commitmentTo(costsOf(offer), terms.expiresAt, config, now));
+    },
+
+    async mayAdopt(trx, offer, terms) {
+      if (tooDear(offer, terms) !== null) return false;
+      if (terms.forFleet && !(await fleetHasRoom(trx, config))) return false;
+      await lockMoney(trx);
+      const now = clock.now();
+      const standing = await readStanding(trx, config, now, 'new');
+      const ask = commitmentTo(costsOf(offer), terms.expiresAt, config, now);
+      return findObstacle(config, standing, ask) === null;
     },
   };
 }
@@ -184,18 +194,18 @@ function tooDear(offer: Offer, { maxPricePerHourUsd: limit }: Terms): Obstacle |
   };
 }
 
-/** Where the money stands. An instance that was requested before was counted then, and not again. */
+/** Where the money stands. An instance that was requested before was counted then, and not again; a new one comes after all those. */
 async function readStanding(
   db: Executor,
   config: BudgetConfig,
   now: Date,
-  asker: 'new' | 'requested before' = 'new',
+  asker: 'new' | 'requested before',
 ): Promise<Standing> {
   const position = await readPosition(db, config, now);
-  return {
-    position: asker === 'new' ? position : { ...position, instances: 0 },
-    credit: await readCredit(db),
-  };
+  const credit = await readCredit(db);
+  if (asker === 'requested before') return { position: { ...position, instances: 0 }, credit };
+  const waiting = await instancesWithoutRental(db, config, now);
+  return { position: { ...position, commitments: [...position.commitments, ...waiting] }, credit };
 }
 
 /** Why an ask can not be paid: a limit first, then the credit that must be left. */
@@ -218,12 +228,8 @@ function findObstacle(
 }
 
 /** Instances that were accepted and have no machine: each may take the highest price that it accepts. */
-async function instancesWithoutRental(
-  trx: Transaction<Tables>,
-  config: BudgetConfig,
-  now: Date,
-): Promise<Commitment[]> {
-  const rows = await trx
+async function instancesWithoutRental(db: Executor, config: BudgetConfig, now: Date): Promise<Commitment[]> {
+  const rows = await db
     .selectFrom('instances')
     .leftJoin('rentals', 'rentals.id', 'instances.rental_id')
     .select(['requirements', 'expires_at'])
@@ -235,6 +241,18 @@ async function instancesWithoutRental(
     const pricePerHourUsd = requirements?.maxPricePerHourUsd ?? 0;
     return commitmentTo({ pricePerHourUsd, downloadUsd: 0 }, expiresAt, config, now);
   });
+}
+
+/** Nobody else changes the size of the fleet until the transaction ends. */
+async function fleetHasRoom(trx: Transaction<Tables>, { FLEET_MAX }: BudgetConfig): Promise<boolean> {
+  await lockFleet(trx);
+  const { count } = await trx
+    .selectFrom('instances')
+    .select(({ fn }) => fn.countAll<number>().as('count'))
+    .where('wish', 'is not', null)
+    .where('status', '<>', 'terminated')
+    .executeTakeFirstOrThrow();
+  return count < FLEET_MAX;
 }
 
 async function lockMoney(trx: Transaction<Tables>): Promise<void> {

@@ -1,5 +1,5 @@
 // The fleet at work: one pass rents what waiting jobs need, lets go what is not needed, and says why it does no more.
-import { sql, type Kysely, type Transaction } from 'kysely';
+import type { Kysely, Transaction } from 'kysely';
 import { v7 as uuid } from 'uuid';
 import type { Logger } from 'pino';
 import type { Config } from '../config.ts';
@@ -10,6 +10,7 @@ import type { Instances } from '../instances/service.ts';
 import type { Clock } from '../support/clock.ts';
 import { releaseIdle, releaseLoser } from './release.ts';
 import type { FleetPlan, FleetSettings, Rent } from './fleet-state.ts';
+import { lockFleet } from './lock.ts';
 import { planFleet } from './scaling.ts';
 import { loadFleet } from './state.ts';
 
@@ -24,8 +25,6 @@ export interface FleetDeps {
   log: Logger;
 }
 
-/** One lock for all passes: two replicas that decide at once would rent twice for one job. */
-const FLEET_LOCK = 4_711_002;
 const SOONEST_MS = 20;
 
 /** One pass. Repeating it changes nothing. Resolves with the milliseconds until the next is due, when nothing happens before. */
@@ -40,7 +39,7 @@ export async function tendFleet(deps: FleetDeps): Promise<Date | null> {
   const { db, config, clock } = deps;
   // The lock is held until what was decided is written, each part in a transaction of its own.
   return db.transaction().execute(async (trx) => {
-    await sql`select pg_advisory_xact_lock(${sql.lit(FLEET_LOCK)})`.execute(trx);
+    await lockFleet(trx);
     const now = clock.now();
     const state = await loadFleet(trx, config.INSTANCE_IDLE_MINUTES, now);
     const plan = planFleet(state, settingsOf(deps), now);

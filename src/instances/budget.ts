@@ -34,6 +34,12 @@ export interface Terms {
   maxPricePerHourUsd: number;
 }
 
+/** What is asked of the limits for a machine that exists already. */
+export interface AdoptionTerms extends Terms {
+  /** Whether it is to count towards FLEET_MAX. */
+  forFleet: boolean;
+}
+
 export interface Budget {
   /** When an instance that is requested now must end. */
   expiryOf(maxLifetimeHours: number | undefined, now: Date): Date | null;
@@ -49,6 +55,11 @@ export interface Budget {
    * To be asked in the transaction that writes the rental, before it is written: nobody else decides until that ends.
    */
   reserve(trx: Transaction<Tables>, offer: Offer, terms: Terms): Promise<Obstacle | null>;
+  /**
+   * Whether a machine that counts for nobody may become one more instance. Asked like `reserve`; those that were accepted and
+   * have no machine yet come first.
+   */
+  mayAdopt(trx: Transaction<Tables>, offer: Offer, terms: AdoptionTerms): Promise<boolean>;
 }
 
 export function isObstacle(outcome: Offer | Obstacle): outcome is Obstacle {

@@ -1,7 +1,7 @@
 // The records that bring an orphan back under control: one to destroy its machine, or one to use it again.
 import type { Transaction } from 'kysely';
 import { v7 as uuid } from 'uuid';
-import type { RentalRow, Tables } from '../database/tables.ts';
+import type { InstanceRow, RentalRow, Tables } from '../database/tables.ts';
 import type { PhaseTime } from './instance.ts';
 import { instanceIdIn } from './label.ts';
 import type { Offer, ProviderInstance } from './provider.ts';
@@ -16,6 +16,12 @@ export interface Orphan {
 
 /** What is known of an orphan from a record that was closed. */
 export type ClosedRecord = RentalRow | undefined;
+
+/** An orphan that can be used again: its closed record, and the instance that it was rented for. */
+export interface Missed {
+  closed: RentalRow;
+  earlier: InstanceRow;
+}
 
 /** The record that was closed although its rental lives: by the provider's id, or by the label of a create that came late. */
 export async function closedRecordOf(
@@ -37,18 +43,34 @@ export async function closedRecordOf(
     .executeTakeFirst();
 }
 
-/** The closed record when its machine can be used again: nobody meant it to end, its secret is known, and the limits leave room. */
-export async function affordable(
+/** What is needed to use the machine again: nobody meant it to end, its secret is known, its life is not over, and the limits leave room. */
+export async function missedRecord(
   trx: Transaction<Tables>,
-  { budget, clock }: InstanceDeps,
+  { budget, config, clock }: InstanceDeps,
+  { rental }: Orphan,
   closed: ClosedRecord,
-): Promise<ClosedRecord> {
+): Promise<Missed | undefined> {
   if (closed === undefined || closed.secret === '' || !wasMissed(closed)) return undefined;
-  const terms = {
-    expiresAt: budget.expiryOf(undefined, clock.now()),
-    maxPricePerHourUsd: closed.price_per_hour_usd,
-  };
-  return (await budget.reserve(trx, closed.offer, terms)) === null ? closed : undefined;
+  const earlier = await trx
+    .selectFrom('instances')
+    .selectAll()
+    .where('id', '=', closed.instance_id)
+    .executeTakeFirstOrThrow();
+  const { expires_at: expiresAt, requirements, wish } = earlier;
+  if (expiresAt !== null && expiresAt <= clock.now()) return undefined;
+  // The host may have raised the price since.
+  const offer = { ...closed.offer, pricePerHourUsd: priceOf(rental, closed) };
+  const maxPricePerHourUsd = Math.min(
+    requirements?.maxPricePerHourUsd ?? Infinity,
+    config.MAX_PRICE_PER_HOUR_USD,
+  );
+  // The earlier instance may live on with another machine, so that this one is counted nowhere.
+  const isAllowed = await budget.mayAdopt(trx, offer, {
+    expiresAt,
+    maxPricePerHourUsd,
+    forFleet: wish !== null,
+  });
+  return isAllowed ? { closed, earlier } : undefined;
 }
 
 /** Its record was closed only because the provider did not show it; every other end was meant. */
@@ -104,22 +126,17 @@ export async function recordForDestroying(
   return id;
 }
 
-/** Makes an instance of it that goes on with loading. No other machine is rented in its place when it fails. */
+/** Makes an instance of it that goes on with loading, on the terms of the earlier one. No other machine is rented in its place when it fails. */
 export async function recordForUse(
   trx: Transaction<Tables>,
   deps: InstanceDeps,
   orphan: Orphan,
-  closed: RentalRow,
+  { closed, earlier }: Missed,
 ): Promise<string> {
   const now = deps.clock.now();
   const id = await freeInstanceId(trx, deps.labelPrefix, orphan.label);
   const rentalId = uuid();
   const { offer } = closed;
-  const earlier = await trx
-    .selectFrom('instances')
-    .select(['requirements', 'api_key'])
-    .where('id', '=', closed.instance_id)
-    .executeTakeFirst();
   const loading: PhaseTime = { phase: 'loading', rental: 1, startedAt: now.toISOString(), endedAt: null };
   await trx
     .insertInto('instances')
@@ -130,7 +147,7 @@ export async function recordForUse(
       phase: 'loading',
       phases: JSON.stringify([loading]),
       phase_started_at: now,
-      requirements: earlier?.requirements ? JSON.stringify(earlier.requirements) : null,
+      requirements: earlier.requirements ? JSON.stringify(earlier.requirements) : null,
       // As if the caller had chosen this machine, for which no other stands in.
       wanted_offer_id: publicOfferId(offer),
       rental_id: rentalId,
@@ -142,8 +159,11 @@ export async function recordForUse(
       disk_gb: offer.diskGb,
       cuda_version: offer.cudaVersion,
       region: offer.region,
-      api_key: earlier?.api_key ?? null,
-      expires_at: deps.budget.expiryOf(undefined, now),
+      api_key: earlier.api_key,
+      idle_minutes: earlier.idle_minutes,
+      expires_at: earlier.expires_at,
+      wish: earlier.wish,
+      race_id: earlier.race_id,
       message: evidenceOf(orphan),
     })
     .execute();
@@ -171,7 +191,7 @@ function commonFacts({ rental, label, firstSeenAt }: Orphan, closed: ClosedRecor
     number: 1,
     label,
     machine_id: rental.machineId ?? closed?.machine_id ?? 'unknown',
-    price_per_hour_usd: rental.pricePerHourUsd ?? closed?.price_per_hour_usd ?? 0,
+    price_per_hour_usd: priceOf(rental, closed),
     provider_instance_id: rental.providerInstanceId,
     message: rental.message,
     create_sent_at: billedUntil ?? rental.createdAt ?? firstSeenAt,
@@ -179,6 +199,10 @@ function commonFacts({ rental, label, firstSeenAt }: Orphan, closed: ClosedRecor
     seen_at: now,
     contract_ends_at: rental.endsAt,
   };
+}
+
+function priceOf({ pricePerHourUsd }: ProviderInstance, closed: ClosedRecord): number {
+  return pricePerHourUsd ?? closed?.price_per_hour_usd ?? 0;
 }
 
 /** The id in the label, so that who knows the label finds the instance; another one when a record has it already. */

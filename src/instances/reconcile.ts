@@ -4,8 +4,8 @@ import type { Executor } from '../database/queues.ts';
 import type { Tables } from '../database/tables.ts';
 import { listAccount, type AccountRental } from './account.ts';
 import {
-  affordable,
   closedRecordOf,
+  missedRecord,
   recordForDestroying,
   recordForUse,
   type Orphan,
@@ -114,7 +114,7 @@ async function bringBack(deps: InstanceDeps, orphan: Orphan): Promise<'destroyed
       .executeTakeFirst();
     if (numDeletedRows === 0n || (await hasLiveRecord(trx, providerInstanceId))) return 'left';
     const closed = await closedRecordOf(trx, orphan);
-    const kept = config.ORPHAN_POLICY === 'adopt' ? await affordable(trx, deps, closed) : undefined;
+    const kept = config.ORPHAN_POLICY === 'adopt' ? await missedRecord(trx, deps, orphan, closed) : undefined;
     const instanceId = await (kept === undefined
       ? recordForDestroying(trx, deps, orphan, closed)
       : recordForUse(trx, deps, orphan, kept));

@@ -1,4 +1,5 @@
 // Decisions of the fleet that meet something else at the same moment: each is wholly made or not at all.
+import { randomUUID } from 'node:crypto';
 import { afterAll, beforeAll, beforeEach, describe, expect, it } from 'vitest';
 import { loadConfig, type Config } from '../../src/config.ts';
 import { createBudget } from '../../src/fleet/budget.ts';
@@ -11,6 +12,7 @@ import { systemClock } from '../../src/support/clock.ts';
 import { createLogger } from '../../src/support/log.ts';
 import { createVastProvider } from '../../src/vast/provider.ts';
 import { createJobBench, type JobBench } from '../support/jobs.ts';
+import { offer } from '../support/offers.ts';
 import { emptyImage } from '../support/workflows.ts';
 
 const ROUNDS = 25;
@@ -107,25 +109,51 @@ describe('an instance that is about to be let go', () => {
 
 describe('several replicas that look at the same queue', () => {
   it('rent once for what waits, and once for what is to be kept', async () => {
-    const { db, queues } = bench.database;
-    const config: Config = loadConfig({
-      VASTAI_API_KEY: 'never used',
-      FLEET_MIN: '2',
-      FLEET_MAX: '3',
-      MAX_INSTANCES: '20',
-    });
-    const log = createLogger({ ...config, LOG_LEVEL: 'silent' });
-    const clock = systemClock;
-    const provider = createVastProvider({ config, log });
-    const budget = createBudget({ db, config, clock });
-    const instances = createInstances({ db, queues, provider, budget, config, clock });
-    const deps: FleetDeps = { db, queues, instances, canRent: true, config, clock, log };
+    const { db } = bench.database;
+    const { deps, close } = fleetOf({ FLEET_MIN: '2', FLEET_MAX: '3' });
     await bench.submit(emptyImage);
     await Promise.all(Array.from({ length: 5 }, () => tendFleet(deps)));
     expect(await db.selectFrom('instances').select('id').execute()).toHaveLength(2);
     for (let count = 0; count < 11; count += 1) await bench.submit(emptyImage);
     await Promise.all(Array.from({ length: 5 }, () => tendFleet(deps)));
     expect(await db.selectFrom('instances').select('id').execute()).toHaveLength(3);
-    await provider.close();
+    await close();
   });
+
+  it(
+    'never pass FLEET_MAX with a machine that is found again at that moment',
+    { timeout: 60_000 },
+    async () => {
+      const { db } = bench.database;
+      const { deps, budget, close } = fleetOf({ FLEET_MAX: '1' });
+      const terms = { expiresAt: new Date(Date.now() + 3_600_000), maxPricePerHourUsd: 1, forFleet: true };
+      const adopt = () =>
+        db.transaction().execute(async (trx) => {
+          if (!(await budget.mayAdopt(trx, offer(), terms))) return;
+          await trx
+            .insertInto('instances')
+            .values({ id: randomUUID(), provider: 'vast', status: 'provisioning', wish: 'null' })
+            .execute();
+        });
+      await bench.submit(emptyImage);
+      for (let round = 0; round < ROUNDS; round += 1) {
+        await Promise.all([tendFleet(deps), adopt(), tendFleet(deps), adopt()]);
+        expect(await db.selectFrom('instances').select('id').execute()).toHaveLength(1);
+        await db.deleteFrom('instances').execute();
+      }
+      await close();
+    },
+  );
 });
+
+function fleetOf(settings: Record<string, string>) {
+  const { db, queues } = bench.database;
+  const config: Config = loadConfig({ VASTAI_API_KEY: 'never used', MAX_INSTANCES: '20', ...settings });
+  const log = createLogger({ ...config, LOG_LEVEL: 'silent' });
+  const clock = systemClock;
+  const provider = createVastProvider({ config, log });
+  const budget = createBudget({ db, config, clock });
+  const instances = createInstances({ db, queues, provider, budget, config, clock });
+  const deps: FleetDeps = { db, queues, instances, canRent: true, config, clock, log };
+  return { deps, budget, close: () => provider.close() };
+}

@@ -5,6 +5,7 @@ import { v7 as uuid } from 'uuid';
 import { loadConfig } from '../../src/config.ts';
 import type { Database } from '../../src/database/database.ts';
 import { createBudget } from '../../src/fleet/budget.ts';
+import { requirementsSchema } from '../../src/instances/requirements.ts';
 import type { JobCost } from '../../src/jobs/cost.ts';
 import { instantPhases, startVastDouble, type OfferSpec, type VastDouble } from '../doubles/vast/index.ts';
 import { createTestDatabase, openDatabase } from '../support/database.ts';
@@ -364,6 +365,33 @@ describe('credit', () => {
     const { status, body } = await post<Problem>('/instances');
     expect({ status, code: body.code }).toEqual({ status: 402, code: 'insufficient_credit' });
     expect(vast.liveRentals()).toHaveLength(1);
+  });
+});
+
+describe('a machine that is found again', () => {
+  it('gets no money that an accepted instance may still need', async () => {
+    const { database, stop } = await createTestDatabase();
+    try {
+      const { db } = database;
+      const config = loadConfig({ MAX_TOTAL_PRICE_PER_HOUR_USD: '1' });
+      const budget = createBudget({ db, config, clock: { now: () => new Date() } });
+      const terms = {
+        expiresAt: new Date(Date.now() + 3_600_000),
+        maxPricePerHourUsd: 1,
+        forFleet: false,
+      };
+      const found = offer({ pricePerHourUsd: 0.4 });
+      const mayAdopt = () => db.transaction().execute((trx) => budget.mayAdopt(trx, found, terms));
+      expect(await mayAdopt()).toBe(true);
+      const requirements = JSON.stringify({ ...requirementsSchema.parse({}), maxPricePerHourUsd: 0.7 });
+      await db
+        .insertInto('instances')
+        .values({ id: uuid(), provider: 'vast', status: 'requested', requirements })
+        .execute();
+      expect(await mayAdopt()).toBe(false);
+    } finally {
+      await stop();
+    }
   });
 });
 

@@ -12,11 +12,13 @@ import { createVastProvider } from '../../src/vast/provider.ts';
 import { startVastDouble, type VastDouble } from '../doubles/vast/index.ts';
 import { instantPhases } from '../doubles/vast/knobs.ts';
 import { startTestService, type TestService } from '../support/service.ts';
+import { emptyImage } from '../support/workflows.ts';
 
 interface Instance {
   id: string;
   status: string;
   costUsd: number;
+  expiresAt: string | null;
   rentals: { status: string; label: string; providerInstanceId: string | null; endReason: string | null }[];
   terminationReason: string | null;
 }
@@ -71,6 +73,7 @@ async function forget(instanceId: string): Promise<void> {
 async function closeRecords(
   instanceId: string,
   reason: 'renting_timeout' | 'unreachable' = 'renting_timeout',
+  instance: { expires_at?: Date } = {},
 ): Promise<void> {
   const { db } = database();
   const gone = { status: 'gone', gone_at: new Date(Date.now() - 60_000), end_reason: reason } as const;
@@ -78,9 +81,36 @@ async function closeRecords(
   await db.deleteFrom('slots').where('instance_id', '=', instanceId).execute();
   await db
     .updateTable('instances')
-    .set({ status: 'terminated', terminated_at: new Date() })
+    .set({ ...instance, status: 'terminated', terminated_at: new Date() })
     .where('id', '=', instanceId)
     .execute();
+}
+
+/** An instance that got another machine, since the first did not appear in time; then it appears. */
+async function machineThatCameLate(path: '/instances' | '/jobs'): Promise<Instance> {
+  vast.knobs.faults.create.push('503');
+  await service.call(path, { method: 'POST', json: path === '/jobs' ? { workflow: emptyImage } : {} });
+  const { items } = await service.until<{ items: Instance[] }>(
+    '/instances?status=ready',
+    (page) => page.items.length === 1,
+  );
+  const [instance] = items;
+  if (instance === undefined) throw new Error('There is no instance.');
+  expect(instance.rentals.map(({ endReason }) => endReason)).toEqual(['renting_timeout', null]);
+  vast.addForeignRental(labelled(instance.id));
+  return instance;
+}
+
+/** The instance that the late machine got. */
+async function recordOfTheLate({ id }: Instance): Promise<Instance> {
+  const { items } = await service.until<{ items: Instance[] }>(
+    '/instances',
+    (page) => page.items.length === 2,
+  );
+  const record = items.find((instance) => instance.id !== id);
+  if (record === undefined) throw new Error('The late machine has no record.');
+  expect(record.rentals).toMatchObject([{ label: labelled(id) }]);
+  return record;
 }
 
 /** Waits until so many more reconciliations have looked at the list. */
@@ -153,6 +183,75 @@ describe('a rental with our label and no record', () => {
     );
     expect(page.items[0]?.id).not.toBe(id);
     expect(vast.state.rentals.size).toBe(1);
+  });
+
+  it('is used again on the terms of the instance that it was rented for', async () => {
+    await start({ ORPHAN_POLICY: 'adopt' });
+    const { body } = await service.call<Instance>('/instances', {
+      method: 'POST',
+      json: { maxLifetimeHours: 1, idleMinutes: 7 },
+    });
+    const isReady = ({ status }: Instance) => status === 'ready';
+    const { id, expiresAt } = await service.until<Instance>(`/instances/${body.id}`, isReady);
+    const inFleet = { wish: 'null', race_id: randomUUID() };
+    await database().db.updateTable('instances').set(inFleet).where('id', '=', id).execute();
+    await closeRecords(id);
+    const page = await service.until<{ items: Instance[] }>(
+      '/instances?status=ready',
+      ({ items }) => items.length === 1,
+    );
+    const [adopted] = page.items;
+    expect(adopted).toMatchObject({ expiresAt, origin: 'fleet' });
+    const row = await database()
+      .db.selectFrom('instances')
+      .select(['idle_minutes', 'wish', 'race_id'])
+      .where('id', '=', adopted?.id ?? '')
+      .executeTakeFirst();
+    expect(row).toEqual({ idle_minutes: 7, ...inFleet });
+  });
+
+  it('is destroyed even by the policy to adopt when the life that was asked for is over', async () => {
+    await start({ ORPHAN_POLICY: 'adopt' });
+    const { id } = await readyInstance();
+    await closeRecords(id, 'renting_timeout', { expires_at: new Date(Date.now() - 1) });
+    await vast.until(() => vast.liveRentals().length === 0);
+    const { items } = (await service.call<{ items: Instance[] }>('/instances')).body;
+    expect(items[0]).toMatchObject({ terminationReason: 'orphaned', rentals: [{ endReason: 'orphaned' }] });
+  });
+
+  it('is destroyed even by the policy to adopt when it costs more than its caller accepts', async () => {
+    await start({ ORPHAN_POLICY: 'adopt', MAX_PRICE_PER_HOUR_USD: '1' });
+    const { id, rentals } = await readyInstance();
+    await closeRecords(id);
+    for (let times = 0; times < 5; times += 1)
+      vast.strike(Number(rentals[0]?.providerInstanceId), 'price-raised');
+    await vast.until(() => vast.liveRentals().length === 0);
+    const { items } = (await service.call<{ items: Instance[] }>('/instances')).body;
+    expect(items[0]?.rentals).toMatchObject([{ endReason: 'orphaned' }]);
+  });
+
+  it.each([
+    { limit: 'MAX_INSTANCES', path: '/instances' },
+    { limit: 'FLEET_MAX', path: '/jobs' },
+  ] as const)(
+    'is destroyed even by the policy to adopt when it would pass $limit',
+    async ({ limit, path }) => {
+      await start({ ORPHAN_POLICY: 'adopt', [limit]: '1' });
+      const instance = await machineThatCameLate(path);
+      expect(await recordOfTheLate(instance)).toMatchObject({ terminationReason: 'orphaned' });
+      await vast.until(() => vast.liveRentals().length === 1);
+      const { body } = await service.call<Instance>(`/instances/${instance.id}`);
+      expect(body.status).toBe('ready');
+    },
+  );
+
+  it.each([
+    { limit: 'MAX_INSTANCES', path: '/instances' },
+    { limit: 'FLEET_MAX', path: '/jobs' },
+  ] as const)('is used beside the machine that replaced it within $limit', async ({ limit, path }) => {
+    await start({ ORPHAN_POLICY: 'adopt', [limit]: '2' });
+    const record = await recordOfTheLate(await machineThatCameLate(path));
+    expect(record.terminationReason).not.toBe('orphaned');
   });
 
   it('is destroyed even by the policy to adopt when its end was meant', async () => {
