@@ -6,6 +6,7 @@ import type { ComfySession } from '../comfyui/session.ts';
 import { sleep } from '../support/sleep.ts';
 import type { JobError, Workflow } from './job.ts';
 import { AttemptTaken, refresh, updateAttempt, type Run } from './run-state.ts';
+import { stopOf, verdictOfStop } from './stop.ts';
 import { AttemptEnd } from './verdict.ts';
 import { whileOurs } from './while-ours.ts';
 
@@ -48,11 +49,17 @@ export async function submit(run: Run, session: ComfySession, workflow: Workflow
   const ageMs = run.deps.clock.now().getTime() - (submittedAt?.getTime() ?? 0);
   if (ageMs >= run.timing.settleMs / 2) return settle(run, session.client);
   const request = { promptId, clientId, workflow, previews: run.previews };
+  let sent = false;
   let submitted: Submitted;
   try {
-    submitted = await whileOurs(run, (signal) => session.client.submit(request, signal));
+    submitted = await whileOurs(run, (signal) => {
+      sent = true;
+      return session.client.submit(request, signal);
+    });
   } catch (error) {
     run.signal.throwIfAborted();
+    // Told to stop before: there is nothing to look for.
+    if (!sent) return release(run);
     // Told to stop while the request was on its way, which may arrive all the same.
     if (error instanceof AttemptEnd) return settleAnew(run, session.client);
     if (!(error instanceof ComfyError)) throw error;
@@ -64,7 +71,10 @@ export async function submit(run: Run, session: ComfySession, workflow: Workflow
   await markSubmitted(run);
 }
 
-/** Finds out whether a prompt that may have been sent is on the instance. Throws `NotSubmitted` when it is surely not. */
+/**
+ * Finds out whether a prompt that may have been sent is on the instance. Throws when it is surely not: `NotSubmitted`, or the end of
+ * an attempt that should have stopped by now.
+ */
 export async function settle(run: Run, client: ComfyClient): Promise<void> {
   for (;;) {
     const place = await client.locate(run.ref.attemptId, run.signal);
@@ -163,9 +173,12 @@ async function markSubmitted(run: Run): Promise<void> {
   await updateAttempt(run, { status: 'submitted' }, { status: 'staging' });
 }
 
+/** For a prompt that is surely not on the instance. The mark says since when it has waited in line: without it, its limit would begin anew. */
 async function release(run: Run): Promise<never> {
+  const { state } = run;
+  const stop = stopOf(state, run.deps.clock.now());
   await unmark(run);
-  throw new NotSubmitted();
+  throw stop === null ? new NotSubmitted() : new AttemptEnd(verdictOfStop(stop, state, true));
 }
 
 async function unmark(run: Run): Promise<void> {

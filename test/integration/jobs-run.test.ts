@@ -559,6 +559,33 @@ describe('a submit', () => {
     expect(counted('promptsAccepted')).toBe(1);
   });
 
+  it('that is past the wait limit of its job before it is sent is neither sent nor looked for', async () => {
+    const id = await bench.submit(fresh(emptyImage), { waitLimitSeconds: 0.01, timeLimitSeconds: 2 });
+    await bench.dispatch();
+    // However fast the machine is, 20 ms are over whenever it is looked at.
+    let now = Date.now();
+    const clock = { now: () => new Date((now += 20)) };
+    const { signal } = new AbortController();
+    await runAttempt({ ...bench.deps, clock }, await bench.attemptOf(id), { signal });
+    const job = await bench.job(id);
+    expect(job).toMatchObject({
+      status: 'failed',
+      error: { code: 'wait_limit' },
+      attempts: [{ submittedAt: null }],
+    });
+    expect([requests('POST /prompt'), requests('GET /history/{id}'), requests('GET /queue')]).toEqual([
+      0, 0, 0,
+    ]);
+  });
+
+  it('that never arrived is not repeated past the wait limit of its job', async () => {
+    fault('POST /prompt', 'drop-before', { times: 1 });
+    // Over before it is sure that the prompt is nowhere.
+    const job = await bench.run(await bench.submit(fresh(emptyImage), { waitLimitSeconds: 0.2 }));
+    expect(job).toMatchObject({ status: 'failed', error: { code: 'wait_limit' } });
+    expect(counted('promptsAccepted')).toBe(0);
+  });
+
   it('that ComfyUI never answers ends the job', async () => {
     fault('POST /prompt', 'status', { status: 500 });
     const job = await bench.run(await bench.submit(fresh(emptyImage)));
