@@ -2,10 +2,9 @@
 import type { ComfyClient, ComfyFile, ComfyOutput, HistoryEntry } from '../comfyui/client.ts';
 import { ComfyError } from '../comfyui/errors.ts';
 import { messageOf, ServiceError } from '../errors.ts';
-import { backoffMs } from '../support/backoff.ts';
-import { sleep } from '../support/sleep.ts';
 import { createNamer, outputKindOf } from './output.ts';
 import type { Run } from './run-state.ts';
+import { isStorageTrouble, withStoragePatience } from './storage-patience.ts';
 import { AttemptEnd, type CollectedFile, type CollectedOutput } from './verdict.ts';
 import { withoutOutputPrefix } from './workflow.ts';
 
@@ -30,38 +29,18 @@ export async function collect(
     }
     const name = nameFor(withoutOutputPrefix(output.file.filename, run.ref.attemptId), output.nodeId);
     const stored =
-      run.collected.get(keyOf(output.file)) ?? (await storePatiently(run, client, output, name, signal));
+      run.collected.get(keyOf(output.file)) ??
+      (await withStoragePatience(
+        run,
+        `"${name}" could not be stored`,
+        () => store(run, client, output, name, signal),
+        { giveUp: (detail) => unavailable(output.nodeId, detail), signal },
+      ));
     run.collected.set(keyOf(output.file), stored);
     const temporary = output.file.type !== 'output';
     collected.push({ name, nodeId: output.nodeId, ...stored, temporary, text: null });
   }
   return collected;
-}
-
-/** Storage that is full or out of reach is waited for: the work of the GPU is done, and would be lost. */
-async function storePatiently(
-  run: Run,
-  client: ComfyClient,
-  output: FileOutput,
-  name: string,
-  signal: AbortSignal,
-): Promise<CollectedFile> {
-  const { retryMs: baseMs, retryCapMs: capMs, storageMs: patienceMs } = run.timing;
-  const since = performance.now();
-  for (let tries = 1; ; tries += 1) {
-    try {
-      return await store(run, client, output, name, signal);
-    } catch (error) {
-      if (!isStorageTrouble(error)) throw error;
-      const waitedMs = performance.now() - since;
-      if (waitedMs >= patienceMs) {
-        const detail = `"${name}" could not be stored for ${Math.round(waitedMs / 1000)} s. ${error.message}`;
-        throw unavailable(output.nodeId, detail);
-      }
-      run.log.warn({ err: error, tries }, 'a result could not be stored; trying again');
-    }
-    await sleep(backoffMs(tries, { baseMs, capMs }), signal);
-  }
 }
 
 async function store(
@@ -101,10 +80,6 @@ async function store(
   } finally {
     stream.destroy();
   }
-}
-
-function isStorageTrouble(error: unknown): error is ServiceError {
-  return error instanceof ServiceError && ['storage_full', 'storage_unavailable'].includes(error.code);
 }
 
 async function download(client: ComfyClient, file: ComfyFile, nodeId: string, signal: AbortSignal) {

@@ -47,7 +47,7 @@ export interface RunTiming {
   stalledMs: number;
   /** How long a machine may be out of reach before the attempt is given up. */
   unreachableMs: number;
-  /** How long storage may be full or out of reach before a result is given up. */
+  /** How long storage may be full or out of reach before a result or an input is given up. */
   storageMs: number;
   /** The first and the longest wait between tries while the machine is out of reach. */
   retryMs: number;

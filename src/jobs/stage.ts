@@ -1,5 +1,6 @@
 // Staging: brings the inputs of a job to the instance, and makes the workflow that is submitted there.
 import { extname } from 'node:path';
+import type { Readable } from 'node:stream';
 import { extension } from 'mime-types';
 import type { Asset } from '../assets/service.ts';
 import type { ComfyClient } from '../comfyui/client.ts';
@@ -11,6 +12,7 @@ import { AttemptEnd } from './verdict.ts';
 import { withFileName } from './inputs.ts';
 import type { JobErrorCode, JobInput, Workflow } from './job.ts';
 import { AttemptTaken, type Run } from './run-state.ts';
+import { withStoragePatience } from './storage-patience.ts';
 import { applyInputs, withOutputPrefix } from './workflow.ts';
 
 const FETCH_TRIES = 3;
@@ -48,11 +50,16 @@ async function fetchInputs(run: Run, signal: AbortSignal): Promise<JobInput[]> {
 async function fetchInput(run: Run, url: string, field: string, signal: AbortSignal): Promise<Asset> {
   for (let tries = 1; ; tries += 1) {
     try {
-      return await run.deps.assets.saveFromUrl(url, { signal, field });
+      return await withStoragePatience(
+        run,
+        `${field} could not be stored`,
+        () => run.deps.assets.saveFromUrl(url, { signal, field }),
+        { giveUp: unavailable, signal },
+      );
     } catch (error) {
       signal.throwIfAborted();
       if (!(error instanceof ServiceError)) throw error;
-      if (tries >= FETCH_TRIES) throw fail('input_unavailable', `${field}: ${messageOf(error)}`);
+      if (tries >= FETCH_TRIES) throw unavailable(`${field}: ${messageOf(error)}`);
       run.log.info({ err: error, field, tries }, 'an input could not be fetched; trying again');
       await sleep(backoffMs(tries, { baseMs: run.timing.retryMs * 2, capMs: run.timing.retryCapMs }), signal);
     }
@@ -78,13 +85,9 @@ async function uploadAsset(
   signal: AbortSignal,
 ): Promise<string> {
   const asset = await run.deps.assets.get(assetId);
-  if (asset === null)
-    throw fail('input_unavailable', `Asset ${assetId} is no longer stored. Upload it again.`);
+  if (asset === null) throw unavailable(`Asset ${assetId} is no longer stored. Upload it again.`);
   // Opened first: a file that cannot be read is our fault and not the machine's.
-  const bytes = await run.deps.assets.read(assetId).catch((error: unknown) => {
-    if (!(error instanceof ServiceError)) throw error;
-    throw fail('input_unavailable', messageOf(error));
-  });
+  const bytes = await openAsset(run, assetId, signal);
   try {
     const { contentType, sizeBytes } = asset;
     const file = {
@@ -107,11 +110,29 @@ async function uploadAsset(
   }
 }
 
+async function openAsset(run: Run, assetId: string, signal: AbortSignal): Promise<Readable> {
+  try {
+    return await withStoragePatience(
+      run,
+      `Asset ${assetId} could not be read`,
+      () => run.deps.assets.read(assetId),
+      { giveUp: unavailable, signal },
+    );
+  } catch (error) {
+    if (!(error instanceof ServiceError)) throw error;
+    throw unavailable(messageOf(error));
+  }
+}
+
 function uploadName({ id, contentType }: Asset, fileName: string | null): string {
   const own = extname(fileName ?? '').toLowerCase();
   const byType = extension(contentType);
   const suffix = /^\.[a-z0-9]{1,10}$/.test(own) ? own : byType === false ? '' : `.${byType}`;
   return `cf-${id.slice(0, 16)}${suffix}`;
+}
+
+function unavailable(detail: string): AttemptEnd {
+  return fail('input_unavailable', detail);
 }
 
 function fail(code: JobErrorCode, detail: string): AttemptEnd {

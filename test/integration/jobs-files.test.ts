@@ -4,7 +4,7 @@ import { Readable } from 'node:stream';
 import sharp from 'sharp';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import type { Assets } from '../../src/assets/service.ts';
-import { ServiceError } from '../../src/errors.ts';
+import { ServiceError, type ErrorCode } from '../../src/errors.ts';
 import { runAttempt } from '../../src/jobs/run.ts';
 import { createJobBench, fresh, type JobBench } from '../support/jobs.ts';
 import { emptyImage, scaledImage } from '../support/workflows.ts';
@@ -63,6 +63,95 @@ describe('a result that cannot be stored', () => {
         nodeId: '2',
         detail: expect.stringMatching(/could not be stored for \d+ s\. The storage has a problem\./),
       },
+    });
+  });
+});
+
+const submitWith = (input: { assetId: string } | { url: string }) =>
+  bench.submit(scaledImage, { inputs: [{ node: '1', input: 'image', ...input }] });
+
+/** Runs a job where the assets are different in some way. */
+async function runWith(id: string, different: Partial<Assets>, storageMs = 60_000) {
+  const assets: Assets = { ...bench.deps.assets, ...different };
+  await bench.dispatch();
+  const timing = { ...bench.deps.timing, storageMs };
+  await runAttempt({ ...bench.deps, assets, timing }, await bench.attemptOf(id), { signal });
+  return bench.job(id);
+}
+
+const photo = async () => {
+  const bytes = await sharp({ create: { width: 8, height: 8, channels: 3, background: '#654321' } })
+    .png()
+    .toBuffer();
+  return bench.addAsset(bytes, 'photo.png');
+};
+
+const readAsset: Assets['read'] = (...args) => bench.deps.assets.read(...args);
+
+/** Fails so many times before it does what it should. */
+function failing<Args extends unknown[], T>(
+  times: number,
+  code: ErrorCode,
+  work: (...args: Args) => Promise<T>,
+): (...args: Args) => Promise<T> {
+  let left = times;
+  return async (...args) => {
+    left -= 1;
+    if (left < 0) return work(...args);
+    throw new ServiceError(code, 'The storage has a problem.');
+  };
+}
+
+describe('an input while the storage is out of reach', () => {
+  it('is waited for', async () => {
+    const { id: assetId } = await photo();
+    const read = failing(4, 'storage_unavailable', readAsset);
+    expect(await runWith(await submitWith({ assetId }), { read })).toMatchObject({
+      status: 'succeeded',
+      attempt: 1,
+    });
+  });
+
+  it.each(['storage_full', 'storage_unavailable'] as const)(
+    'is fetched from its URL until it can be stored (%s)',
+    async (code) => {
+      const asset = await photo();
+      const saveFromUrl = failing(4, code, async () => asset);
+      const job = await runWith(await submitWith({ url: 'https://example.com/a.png' }), { saveFromUrl });
+      expect(job).toMatchObject({ status: 'succeeded', attempt: 1 });
+    },
+  );
+
+  it('fails its job in the end, and says why', async () => {
+    const { id: assetId } = await photo();
+    const read = failing(Infinity, 'storage_unavailable', readAsset);
+    expect(await runWith(await submitWith({ assetId }), { read }, 100)).toMatchObject({
+      status: 'failed',
+      error: {
+        code: 'input_unavailable',
+        detail: expect.stringMatching(/could not be read for \d+ s\. The storage has a problem\./),
+      },
+    });
+  });
+
+  it('does not keep its job from being canceled', async () => {
+    const { id: assetId } = await photo();
+    const id = await submitWith({ assetId });
+    const read = async () => {
+      await bench.jobs.cancel(id);
+      throw new ServiceError('storage_unavailable', 'The storage has a problem.');
+    };
+    expect(await runWith(id, { read })).toMatchObject({ status: 'canceled' });
+  });
+});
+
+describe('an input that the storage has lost', () => {
+  it('fails its job at once', async () => {
+    const { id: assetId } = await photo();
+    const read = failing(1, 'asset_not_found', readAsset);
+    expect(await runWith(await submitWith({ assetId }), { read })).toMatchObject({
+      status: 'failed',
+      error: { code: 'input_unavailable' },
     });
   });
 });
