@@ -15,6 +15,16 @@ export type ComfyErrorKind =
   /** An answer that ComfyUI should not give. */
   | 'protocol';
 
+/** What the checks of ComfyUI find wrong, by node. */
+export type NodeFindings = Record<
+  string,
+  {
+    class_type?: string | null | undefined;
+    dependent_outputs: string[];
+    errors: { type: string; message: string; details: string; input_name?: string | undefined }[];
+  }
+>;
+
 export interface ComfyErrorOptions {
   cause?: unknown;
   /** HTTP status, where there was an answer. */
@@ -22,14 +32,14 @@ export interface ComfyErrorOptions {
   /** ComfyUI's name for the fault of a rejected workflow, such as `missing_node_type`. */
   type?: string;
   /** ComfyUI's findings by node, without tracebacks and paths. */
-  nodeErrors?: Record<string, unknown>;
+  nodeErrors?: NodeFindings;
 }
 
 export class ComfyError extends Error {
   readonly kind: ComfyErrorKind;
   readonly status: number | null;
   readonly type: string | null;
-  readonly nodeErrors: Record<string, unknown>;
+  readonly nodeErrors: NodeFindings;
 
   constructor(kind: ComfyErrorKind, message: string, options: ComfyErrorOptions = {}) {
     super(message, options.cause === undefined ? undefined : { cause: options.cause });

@@ -1,6 +1,6 @@
 // Handing a workflow to ComfyUI, and telling refused, accepted and unknown apart.
 import { askComfy, errorBehind, tryParse, type Answer, type AnswerLimits } from './answer.ts';
-import { ComfyError } from './errors.ts';
+import { ComfyError, type NodeFindings } from './errors.ts';
 import { LinkError, type Link, type LinkRequest } from './link.ts';
 import { rejectedSchema, submittedSchema, type NodeErrors } from './schemas.ts';
 import { presentable } from './text.ts';
@@ -19,7 +19,7 @@ export interface Submitted {
   /** ComfyUI's place in line; NaN when it gave none. */
   number: number;
   /** Findings by node. Not empty although accepted: those parts of the workflow were dropped and will not run. */
-  nodeErrors: Record<string, unknown>;
+  nodeErrors: NodeFindings;
 }
 
 // Validation runs node code before the answer: directory scans, lists of models.
@@ -90,7 +90,7 @@ function readSubmitted(promptId: string, answer: Answer): Submitted {
 }
 
 /** Leaves out tracebacks, inputs and lists of choices, which hold paths and other people's files. */
-function readNodeErrors(nodeErrors: NodeErrors): Record<string, unknown> {
+function readNodeErrors(nodeErrors: NodeErrors): NodeFindings {
   return Object.fromEntries(
     Object.entries(nodeErrors).map(([nodeId, { class_type, dependent_outputs, errors }]) => [
       nodeId,

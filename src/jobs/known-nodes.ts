@@ -11,6 +11,7 @@ import type { Sessions } from '../instances/sessions.ts';
 import type { Clock } from '../support/clock.ts';
 import { expectedFacts, factColumns } from './facts.ts';
 import type { JobInput, Workflow } from './job.ts';
+import { firstFinding } from './findings.ts';
 import { fits } from './matching.ts';
 import { checkNodes, inputKey, type NodeErrors } from './node-check.ts';
 import { applyInputs } from './workflow.ts';
@@ -226,19 +227,13 @@ function refused(
   { place, catalog, errors }: Refusal,
   inputs: readonly JobInput[],
 ): ServiceError {
-  const [first, ...others] = Object.entries(errors);
-  const [id, { class_type: type, errors: findings }] = first ?? ['', { class_type: '', errors: [] }];
-  const finding = findings[0];
-  const what = finding?.message.replace(/\.$/, '') ?? 'it cannot run';
-  // Without an input, the details only name the node again.
-  const where = finding?.input_name === undefined ? '' : `: ${finding.details}`;
+  const { nodeId, input, text } = firstFinding(errors) ?? { nodeId: '', input: undefined, text: '' };
   const who =
     place.instanceId === null
       ? `ComfyUI ${catalog.comfyuiVersion} of ${imageOf(config)}, as it was on ${place.readAt.toISOString()},`
       : `ComfyUI ${catalog.comfyuiVersion} of instance ${place.instanceId}`;
-  const more = others.length === 0 ? '' : ` Further nodes at fault: ${others.length}.`;
-  const detail = `${who} would refuse the workflow. Node ${id} (${type}): ${what}${where}.${more}`;
-  const field = fieldOf(id, finding?.input_name, inputs);
+  const detail = `${who} would refuse the workflow. ${text}`;
+  const field = fieldOf(nodeId, input, inputs);
   return new ServiceError('invalid_workflow', detail, { field, extra: { nodeErrors: errors } });
 }
 

@@ -1,9 +1,10 @@
 // Submitting: exactly one prompt for each attempt, also when the answer is lost or the process dies around it.
 import { randomUUID } from 'node:crypto';
 import type { ComfyClient, Submitted } from '../comfyui/client.ts';
-import { ComfyError } from '../comfyui/errors.ts';
+import { ComfyError, type NodeFindings } from '../comfyui/errors.ts';
 import type { ComfySession } from '../comfyui/session.ts';
 import { sleep } from '../support/sleep.ts';
+import { firstFinding } from './findings.ts';
 import type { JobError, Workflow } from './job.ts';
 import { AttemptTaken, refresh, updateAttempt, type Run } from './run-state.ts';
 import { stopOf, verdictOfStop } from './stop.ts';
@@ -111,7 +112,7 @@ async function streamIdOf(session: ComfySession, { signal, timing }: Run): Promi
 async function onSubmitError(run: Run, client: ComfyClient, error: ComfyError): Promise<void> {
   switch (error.kind) {
     case 'rejected':
-      throw invalidWorkflow(`ComfyUI refuses the workflow. ${error.message}`, error.nodeErrors);
+      throw refusal('ComfyUI refuses the workflow.', error.nodeErrors, error.message);
     case 'too_large':
       throw invalidWorkflow('The workflow is larger than its ComfyUI takes.');
     case 'ambiguous':
@@ -146,13 +147,13 @@ async function refuseParts(
   run: Run,
   client: ComfyClient,
   nodes: readonly string[],
-  nodeErrors?: Record<string, unknown>,
+  nodeErrors: NodeFindings = {},
 ): Promise<AttemptEnd> {
   await client.cancel(run.ref.attemptId, run.signal).catch((error: unknown) => {
     run.log.warn({ err: error }, 'a prompt that ComfyUI accepted in part could not be canceled');
   });
-  const detail = `ComfyUI would run only a part of the workflow: the checks of nodes ${nodes.join(', ')} failed.`;
-  return invalidWorkflow(detail, nodeErrors);
+  const otherwise = `The checks of nodes ${nodes.join(', ')} failed.`;
+  return refusal('ComfyUI would run only a part of the workflow.', nodeErrors, otherwise);
 }
 
 /** The output nodes that ComfyUI has left out, of a prompt whose answer, which would say so, was not seen. */
@@ -187,8 +188,18 @@ async function unmark(run: Run): Promise<void> {
   run.state = { ...run.state, clientId: null, submittedAt: null };
 }
 
-function invalidWorkflow(detail: string, nodeErrors?: Record<string, unknown>): AttemptEnd {
-  const error: JobError = { code: 'invalid_workflow', detail };
-  if (nodeErrors !== undefined && Object.keys(nodeErrors).length > 0) error.nodeErrors = nodeErrors;
-  return new AttemptEnd({ kind: 'failed', error });
+/** Says the first of the findings, or something else where there is none. */
+function refusal(what: string, nodeErrors: NodeFindings, otherwise: string): AttemptEnd {
+  const first = firstFinding(nodeErrors);
+  if (first === null) return invalidWorkflow(`${what} ${otherwise}`);
+  const { nodeId, nodeType, text } = first;
+  return invalidWorkflow(`${what} ${text}`, {
+    nodeId,
+    ...(nodeType === null ? {} : { nodeType }),
+    nodeErrors,
+  });
+}
+
+function invalidWorkflow(detail: string, more: Omit<JobError, 'code' | 'detail'> = {}): AttemptEnd {
+  return new AttemptEnd({ kind: 'failed', error: { code: 'invalid_workflow', detail, ...more } });
 }

@@ -247,9 +247,27 @@ describe('a job', () => {
     const job = await bench.run(await bench.submit(workflow));
     expect(job).toMatchObject({
       status: 'failed',
-      error: { code: 'invalid_workflow', nodeErrors: { '2': { class_type: 'SaveImage' } } },
+      error: {
+        code: 'invalid_workflow',
+        detail: 'ComfyUI refuses the workflow. Node 2 (SaveImage): Required input is missing: images.',
+        nodeId: '2',
+        nodeType: 'SaveImage',
+        nodeErrors: { '2': { class_type: 'SaveImage' } },
+      },
     });
     expect(counted('executionsStarted')).toBe(0);
+  });
+
+  it('that ComfyUI refuses says why in its words, at a length that can be read', async () => {
+    const image = `${'x'.repeat(5000)}.png`;
+    const job = await bench.run(
+      await bench.submit({ ...scaledImage, '1': { class_type: 'LoadImage', inputs: { image } } }),
+    );
+    expect(job.error).toMatchObject({ code: 'invalid_workflow', nodeId: '1', nodeType: 'LoadImage' });
+    expect(job.error?.detail).toMatch(
+      /Node 1 \(LoadImage\): Custom validation failed for node: image - Invalid image file: x{100}/,
+    );
+    expect(job.error?.detail.length).toBeLessThan(2100);
   });
 
   it('of which ComfyUI would run only a part is not run at all', async () => {
@@ -257,7 +275,12 @@ describe('a job', () => {
     const job = await bench.run(await bench.submit(partlyValid()));
     expect(job).toMatchObject({
       status: 'failed',
-      error: { code: 'invalid_workflow', nodeErrors: { '3': {} } },
+      error: {
+        code: 'invalid_workflow',
+        detail: expect.stringContaining('Node 3 (SaveImage): Required input is missing: images.'),
+        nodeId: '3',
+        nodeErrors: { '3': {} },
+      },
     });
     expect((await bench.session.client.queue()).pending).toEqual([]);
   });
