@@ -143,7 +143,7 @@ async function checkItem(
   index: number,
 ): Promise<JobInput[]> {
   try {
-    return await checkJob(deps, workflow, request);
+    return await checkJob(deps, workflow, request, 'batch');
   } catch (error) {
     if (!(error instanceof ServiceError)) throw error;
     const { code, message, field = '', extra } = error;

@@ -5,6 +5,7 @@ import type { Asset, Assets } from '../assets/service.ts';
 import { ServiceError } from '../errors.ts';
 import { parseJson } from '../http/json-body.ts';
 import { guardStream, type StreamFailure } from '../support/guarded-stream.ts';
+import type { FormField } from './inputs.ts';
 import { isPlainObject } from './json-value.ts';
 
 const STALL_MS = 60_000;
@@ -12,7 +13,7 @@ const STALL_MS = 60_000;
 /** The `preValidation` of a route that takes its body as a form too, with the JSON in `field`: what it makes is checked like JSON. */
 export function formAsBody(
   assets: Pick<Assets, 'save'>,
-  field: 'job' | 'batch',
+  field: FormField,
 ): (request: FastifyRequest) => Promise<void> {
   return async (request) => {
     if (request.isMultipart()) request.body = await readForm(request, assets, field);
@@ -57,8 +58,14 @@ async function storePart(
 ): Promise<Asset> {
   if (files.has(part.fieldname)) throw invalid(`The form has two files "${part.fieldname}".`, part.fieldname);
   const bytes = guardStream(part.file, { stallMs: STALL_MS, failure: uploadFailure });
-  const { asset } = await assets.save(bytes, { fileName: part.filename, contentType: part.mimetype });
-  return asset;
+  try {
+    const { asset } = await assets.save(bytes, { fileName: part.filename, contentType: part.mimetype });
+    return asset;
+  } catch (error) {
+    if (!(error instanceof ServiceError) || error.code !== 'payload_too_large') throw error;
+    // Of many files, the store cannot tell which.
+    throw new ServiceError(error.code, error.message, { field: part.fieldname, cause: error });
+  }
 }
 
 /** Of a field, or of a file with the JSON, as browsers and curl send it when they are given its type. */

@@ -21,8 +21,15 @@ export interface RequestedInput {
 
 const SOURCES = ['value', 'assetId', 'url', 'file', 'random'] as const;
 
+/** The field of a form that holds its JSON. */
+export type FormField = 'job' | 'batch';
+
 /** Checks inputs against the workflow that they are for. Throws `invalid_input` with the field at fault. */
-export function checkInputs(workflow: Workflow, inputs: readonly RequestedInput[]): JobInput[] {
+export function checkInputs(
+  workflow: Workflow,
+  inputs: readonly RequestedInput[],
+  formField: FormField = 'job',
+): JobInput[] {
   const seen = new Set<string>();
   return inputs.map((requested, index) => {
     const at = `inputs[${index}]`;
@@ -33,7 +40,7 @@ export function checkInputs(workflow: Workflow, inputs: readonly RequestedInput[
     const key = JSON.stringify([node, input]);
     if (seen.has(key)) throw invalid(`Input ${input} of node ${node} is given twice.`, at);
     seen.add(key);
-    return checkSource(requested, at);
+    return checkSource(requested, at, formField);
   });
 }
 
@@ -67,7 +74,7 @@ export function checkUrls(inputs: readonly JobInput[], allowedHosts: readonly st
   }
 }
 
-function checkSource(requested: RequestedInput, at: string): JobInput {
+function checkSource(requested: RequestedInput, at: string, formField: FormField): JobInput {
   const { node, input, value, assetId, url, file, random } = requested;
   const given = SOURCES.filter((source) => requested[source] !== undefined);
   if (given.length !== 1) {
@@ -75,7 +82,7 @@ function checkSource(requested: RequestedInput, at: string): JobInput {
     throw invalid(`An input needs exactly one of ${SOURCES.join(', ')}; ${found}.`, at);
   }
   if (file !== undefined) {
-    const detail = `There is no file part "${file}". Send the job as multipart/form-data with its JSON in the field "job" and the file in a field of that name.`;
+    const detail = `There is no file part "${file}". Send the ${formField} as multipart/form-data with its JSON in the field "${formField}" and the file in a field of that name.`;
     throw invalid(detail, `${at}.file`);
   }
   if (assetId !== undefined) return { node, input, assetId };

@@ -10,7 +10,7 @@ import type { JobDeps } from './deps.ts';
 import { createWhenEnded, type WhenEnded } from './ended.ts';
 import { endJobs } from './ending.ts';
 import { announceStop, appendEvent, appendEvents } from './events.ts';
-import { checkAssets, checkInputs, checkUrls } from './inputs.ts';
+import { checkAssets, checkInputs, checkUrls, type FormField } from './inputs.ts';
 import { jobStatusesBefore, type JobInput, type JobSeed, type JobStatus, type Workflow } from './job.ts';
 import type { KnownNodes } from './known-nodes.ts';
 import {
@@ -121,8 +121,9 @@ export async function checkJob(
   { assets, config, nodes }: Pick<JobServiceDeps, 'config' | 'nodes'> & { assets: Pick<Assets, 'use'> },
   workflow: Workflow,
   request: Pick<JobRequestBody, 'inputs' | 'requirements' | 'instanceId'>,
+  formField: FormField = 'job',
 ): Promise<JobInput[]> {
-  const inputs = checkInputs(workflow, request.inputs);
+  const inputs = checkInputs(workflow, request.inputs, formField);
   checkUrls(inputs, config.INPUT_URL_ALLOWED_HOSTS);
   const values = inputs.flatMap(plainValue);
   // A value may be a link; it must not lead nowhere or close a circle.

@@ -167,6 +167,18 @@ describe('POST /jobs/batch', () => {
     expect(await countJobs()).toBe(before);
   });
 
+  it('says where in a form the JSON belongs and where a file that an input names', async () => {
+    const form = new FormData();
+    const inputs = [{ node: '1', input: 'image', file: 'photo' }];
+    form.set('batch', JSON.stringify({ workflow: scaledImage, items: [{}, { inputs }] }));
+    const { status, body } = await call('/jobs/batch', { method: 'POST', body: form });
+    expect(status).toBe(422);
+    expect(body).toMatchObject({
+      field: 'items[1].inputs[0].file',
+      detail: expect.stringContaining('its JSON in the field "batch"'),
+    });
+  });
+
   it('takes a form, in which several items share a file', async () => {
     const inputs = [{ node: '1', input: 'image', file: 'photo' }];
     const form = new FormData();

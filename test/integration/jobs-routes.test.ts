@@ -14,7 +14,7 @@ let app: App;
 let url: string;
 
 beforeAll(async () => {
-  bench = await createJobBench();
+  bench = await createJobBench({ UPLOAD_LIMIT_MB: '1' });
   await bench.addInstance();
   ({ app } = await createTestApp({
     routes: [jobRoutes({ jobs: bench.jobs, assets: bench.deps.assets })],
@@ -173,6 +173,15 @@ describe('POST /jobs', () => {
       code: 'payload_too_large',
       field: 'job',
     });
+  });
+
+  it('says which file of a form is too large', async () => {
+    const form = new FormData();
+    form.set('small', new Blob(['x']), 'small.png');
+    form.set('large', new Blob([Buffer.alloc(1_100_000)]), 'large.png');
+    form.set('job', JSON.stringify({ workflow: scaledImage }));
+    const { status, body } = await call('/jobs', { method: 'POST', body: form });
+    expect([status, body]).toMatchObject([413, { code: 'payload_too_large', field: 'large' }]);
   });
 
   it('shows its form in the documentation', async () => {
