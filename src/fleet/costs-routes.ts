@@ -13,6 +13,14 @@ import { dayName, startOfMonth } from './limits.ts';
 
 const usd = (description: string) => z.number().describe(`${description}, in US dollars`);
 
+/** The database knows no year 0. */
+const day = (description: string) =>
+  z.iso
+    .date()
+    .refine((text) => !text.startsWith('0000'), 'it must be a day of the year 1 or later')
+    .optional()
+    .describe(description);
+
 const sumsSchema = {
   gpuUsd: usd('GPUs, from the create call until confirmed gone'),
   storageUsd: usd('Disks, for as long'),
@@ -22,8 +30,8 @@ const sumsSchema = {
 };
 
 const costsQuerySchema = pageQuerySchema.extend({
-  from: z.iso.date().optional().describe('First day of UTC; the first of the present month unless told'),
-  to: z.iso.date().optional().describe('Last day of UTC; today unless told'),
+  from: day('First day of UTC; the first of the present month unless told'),
+  to: day('Last day of UTC; today unless told'),
   groupBy: z.enum(costGroups).default('day').describe('What each entry is the sum of'),
   instanceId: z.uuid().optional().describe('Only this instance'),
   apiKey: z

@@ -293,6 +293,18 @@ describe('the books', () => {
     expect(none).toMatchObject({ items: [], total: { totalUsd: 0 } });
   });
 
+  it('have no year 0, and say so of the field that names it', async () => {
+    await start();
+    for (const field of ['from', 'to']) {
+      const { status, body } = await service.call<Problem>(`/costs?${field}=0000-01-01`);
+      expect({ status, body }).toMatchObject({
+        status: 400,
+        body: { field, detail: `"${field}" is not valid: it must be a day of the year 1 or later.` },
+      });
+    }
+    expect((await service.call('/costs?from=0001-01-01&to=9999-12-31')).status).toBe(200);
+  });
+
   it('show what is still billing, and are then not final', async () => {
     await start({ offers: [dear] }, rich);
     await rent();
