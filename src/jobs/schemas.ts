@@ -19,17 +19,15 @@ export const exampleWorkflow = {
   '2': { class_type: 'SaveImage', inputs: { images: ['1', 0], filename_prefix: 'example/empty' } },
 };
 
+const urlSchema = z.url({ protocol: /^https?$/, error: 'it must be an http or https URL' }).max(2000);
+
 const inputSchema = z
   .strictObject({
     node: z.string().min(1).max(200).describe('Id of the node'),
     input: z.string().min(1).max(200).describe('Name of its input'),
     value: z.unknown().optional().describe('A value as it is'),
     assetId: assetIdSchema.optional().describe('A file that was uploaded with `POST /assets`'),
-    url: z
-      .url({ protocol: /^https?$/ })
-      .max(2000)
-      .optional()
-      .describe('A file that is fetched before the job runs'),
+    url: urlSchema.optional().describe('A file that is fetched before the job runs'),
     file: z
       .string()
       .min(1)
@@ -47,8 +45,6 @@ const inputSchema = z
     id: 'WorkflowInput',
     description: 'What goes into one input of one node: exactly one of value, assetId, url, file and random',
   });
-
-const webhookUrlSchema = z.url({ protocol: /^https?$/ }).max(2000);
 
 /** Entries of the metadata of one job. */
 export const MAX_LABELS = 32;
@@ -112,7 +108,7 @@ export const jobRequestSchema = z
       .boolean()
       .default(false)
       .describe('Have ComfyUI make previews, for those who follow the job with `previews=true`'),
-    webhookUrl: webhookUrlSchema
+    webhookUrl: urlSchema
       .optional()
       .describe(
         'Where its end is announced, see the webhooks of this document; an http or https URL on the public internet',

@@ -72,15 +72,21 @@ function problemAt(path: PropertyKey[], phrase: string, whole: string): FieldPro
   return { field, detail: `"${field}" is not valid: ${sentence}` };
 }
 
-/** Of the alternatives of a union, the one that the caller probably meant: the one that went wrong deepest inside. None when all fail at the start. */
+/**
+ * Of the alternatives of a union, the one that the caller probably meant: the one that went wrong deepest inside, else one that has
+ * more to say than that the value is of another kind. None when all say only that.
+ */
 function closestBranch(branches: $ZodIssue[][]): $ZodIssue[] | undefined {
   const depth = (issues: $ZodIssue[]) =>
     Math.max(...issues.map((issue) => issue.path.length + (issue.code === 'unrecognized_keys' ? 1 : 0)));
   const inside = branches.filter((issues) => issues.length > 0 && depth(issues) > 0);
-  return inside.toSorted((a, b) => depth(b) - depth(a) || a.length - b.length)[0];
+  const deepest = inside.toSorted((a, b) => depth(b) - depth(a) || a.length - b.length)[0];
+  return deepest ?? branches.find((issues) => issues.some(({ code }) => code !== 'invalid_type'));
 }
 
 function describeType(expected: string, input: unknown): string {
+  // What may be anything but absent has no kind of its own.
+  if (expected === 'nonoptional') return 'it is missing';
   const wanted = typeNames[expected] ?? expected;
   return input === undefined ? `it is missing and must be ${wanted}` : `it must be ${wanted}`;
 }

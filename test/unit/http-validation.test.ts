@@ -2,6 +2,7 @@ import { describe, expect, it } from 'vitest';
 import { z } from 'zod';
 import { validateRequestPart } from '../../src/http/validation.ts';
 import { ServiceError } from '../../src/errors.ts';
+import { jobRequestSchema } from '../../src/jobs/schemas.ts';
 import { formatPath } from '../../src/support/issues.ts';
 
 /** What a caller is told about a body. */
@@ -16,6 +17,7 @@ const job = z.strictObject({
   name: z.string().min(2).max(5).optional(),
   priority: z.int().min(0).max(9).default(0),
   status: z.enum(['on', 'off']).optional(),
+  phase: z.union([z.enum(['on', 'off']), z.array(z.enum(['on', 'off']))]).optional(),
   inputs: z
     .array(z.strictObject({ node: z.string(), value: z.union([z.string(), z.number()]).optional() }))
     .max(2)
@@ -35,6 +37,8 @@ describe('a complaint about a request', () => {
     [{ name: 'a' }, 'name', 'it must have at least 2 characters.'],
     [{ name: 'abcdef' }, 'name', 'it must have at most 5 characters.'],
     [{ status: 'maybe' }, 'status', 'it must be one of "on", "off".'],
+    [{ phase: 'maybe' }, 'phase', 'it must be one of "on", "off".'],
+    [{ phase: ['on', 'maybe'] }, 'phase[1]', 'it must be one of "on", "off".'],
     [{ inputs: [{ node: '1' }, { node: '2' }, { node: '3' }] }, 'inputs', 'it must have at most 2 entries.'],
     [{ inputs: [{ node: '1', value: true }] }, 'inputs[0].value', 'it must be text or a number.'],
     [{ inputs: [{ node: '1', seed: 7 }] }, 'inputs[0].seed', 'there is no such field.'],
@@ -83,6 +87,22 @@ describe('a complaint about a request', () => {
     expect(complaintAbout(z.object({ source }), { source: { asset: { id: 'x' } } }).field).toBe(
       'source.asset.id',
     );
+  });
+
+  it('says of a value that may be anything only that it is missing', () => {
+    const { message } = complaintAbout(z.object({ workflow: z.unknown() }), {});
+    expect(message).toBe('"workflow" is not valid: it is missing.');
+  });
+
+  it('says which URLs a job takes', () => {
+    const url = 'ftp://a/x';
+    const inputs = [{ node: '1', input: 'image', url }];
+    expect(complaintAbout(jobRequestSchema, { workflow: {}, inputs, webhookUrl: url }).extra).toEqual({
+      errors: [
+        { field: 'inputs[0].url', detail: '"inputs[0].url" is not valid: it must be an http or https URL.' },
+        { field: 'webhookUrl', detail: '"webhookUrl" is not valid: it must be an http or https URL.' },
+      ],
+    });
   });
 
   it('complains about the key of a record where the key is at fault', () => {
