@@ -1,6 +1,6 @@
 // Checks the parts of a request with their schemas, and says what is wrong, field by field.
 import type { FastifyInstance, FastifySchemaCompiler } from 'fastify';
-import { safeParse, type $ZodIssue, type $ZodType, type output } from 'zod/v4/core';
+import { safeParse, type $ZodIssue, type $ZodType } from 'zod/v4/core';
 import { ServiceError } from '../errors.ts';
 import { describeIssue, fieldProblems } from '../support/issues.ts';
 
@@ -16,13 +16,6 @@ export const validateRequestPart: FastifySchemaCompiler<$ZodType> =
     }
     return { error: invalidRequest(parsed.error.issues, wholes[httpPart ?? ''] ?? 'The request') };
   };
-
-/** Checks what a handler has put together from a request. Throws the same `ServiceError` as a part that came at fault. */
-export function parsePart<S extends $ZodType>(schema: S, data: unknown, whole: string): output<S> {
-  const parsed = safeParse(schema, data, { error: describeIssue });
-  if (parsed.success) return parsed.data;
-  throw invalidRequest(parsed.error.issues, whole);
-}
 
 /** Turns away a NUL in a path or a query: no id or name has one, and PostgreSQL takes none in any text. */
 export function refuseNulInUrls(app: FastifyInstance): void {

@@ -2,7 +2,6 @@
 import { z } from 'zod';
 import { time } from '../http/schemas.ts';
 import type { RentalRow } from '../database/tables.ts';
-import { parsePart } from '../http/validation.ts';
 import { sumOf, totalCost, usdOf } from './cost.ts';
 import {
   instancePhases,
@@ -82,36 +81,42 @@ export const offersSchema = z
   })
   .meta({ id: 'Offers' });
 
-/** Requirements as they are written in a query string: lists by repeating, numbers and booleans as text. */
+const asked = requirementsSchema.shape;
+
+/** A number of a query. An empty text is none: JavaScript reads it as 0. */
+const numberOfQuery = <S extends z.ZodType>(schema: S) =>
+  z.preprocess((text) => (typeof text === 'string' && text.trim() !== '' ? Number(text) : text), schema);
+
+const flagOfQuery = <S extends z.ZodType>(schema: S) =>
+  z.preprocess((text) => z.stringbool().safeParse(text).data ?? text, schema);
+
+/** An entry of a list, or several by repeating. */
+const entriesOfQuery = (list: z.ZodDefault<z.ZodArray<z.ZodString>>) =>
+  z.union([list.unwrap().element, list.unwrap()]).optional();
+
+/** Requirements as they are written in a query string. */
 export const offersQuerySchema = z.strictObject({
-  gpuName: z
-    .union([z.string(), z.array(z.string())])
-    .optional()
-    .describe('Accepted GPU model; may be repeated'),
-  region: z
-    .union([z.string(), z.array(z.string())])
-    .optional()
-    .describe('Accepted country; may be repeated'),
-  gpuCount: z.coerce.number().optional(),
-  minVramGb: z.coerce.number().optional(),
-  minRamGb: z.coerce.number().optional(),
-  diskGb: z.coerce.number().optional(),
-  minReliability: z.coerce.number().optional(),
-  minDownloadMbps: z.coerce.number().optional(),
-  minCuda: z.coerce.number().optional(),
-  maxPricePerHourUsd: z.coerce.number().optional(),
-  verifiedOnly: z.stringbool().optional(),
+  gpuName: entriesOfQuery(asked.gpuNames).describe('Accepted GPU model; may be repeated'),
+  region: entriesOfQuery(asked.regions).describe(
+    'Accepted country as an ISO 3166 code, such as DE; may be repeated',
+  ),
+  gpuCount: numberOfQuery(asked.gpuCount),
+  minVramGb: numberOfQuery(asked.minVramGb),
+  minRamGb: numberOfQuery(asked.minRamGb),
+  diskGb: numberOfQuery(asked.diskGb),
+  minReliability: numberOfQuery(asked.minReliability),
+  minDownloadMbps: numberOfQuery(asked.minDownloadMbps),
+  minCuda: numberOfQuery(asked.minCuda),
+  maxPricePerHourUsd: numberOfQuery(asked.maxPricePerHourUsd),
+  verifiedOnly: flagOfQuery(asked.verifiedOnly),
 });
 
-/** The requirements of a query string; a value out of bounds is reported like one of a body. */
 export function requirementsOfQuery({
   gpuName,
   region,
   ...rest
 }: z.output<typeof offersQuerySchema>): RequestedRequirements {
-  const given = Object.fromEntries(Object.entries(rest).filter(([, value]) => value !== undefined));
-  const asked = { ...given, gpuNames: [gpuName ?? []].flat(), regions: [region ?? []].flat() };
-  return parsePart(requirementsSchema, asked, 'The query');
+  return { ...rest, gpuNames: [gpuName ?? []].flat(), regions: [region ?? []].flat() };
 }
 
 export const instanceRequestSchema = z
