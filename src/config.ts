@@ -2,6 +2,7 @@
 import { z } from 'zod';
 import { requirementsSchema } from './instances/requirements.ts';
 import { describeIssue, fieldProblems } from './support/issues.ts';
+import { isHost } from './support/public-url.ts';
 
 /** Every check of a setting fails with the one phrase that says what is accepted. */
 const text = (maxLength = 10_000) => {
@@ -30,6 +31,11 @@ const list = () =>
       .map((item) => item.trim())
       .filter((item) => item !== ''),
   );
+/** A list of texts that each pass a check. */
+const listOf = (isOne: (item: string) => boolean, must: string) =>
+  list().pipe(z.array(z.string().refine(isOne, must)));
+const hosts = () =>
+  listOf(isHost, 'must be a host such as hooks.internal or 10.0.0.7:9000, without a scheme or a path');
 const url = () =>
   z
     .url({ protocol: /^https?$/, error: 'must be a URL that begins with http:// or https://' })
@@ -101,9 +107,15 @@ const settingsSchema = z
         'API keys as name=key, separated by commas; a key has at least 32 characters. Stored hashed.',
       secret: true,
     }),
-    CORS_ORIGINS: setting(list().prefault(''), {
-      description: 'Origins of browsers that may call, separated by commas; * allows all.',
-    }),
+    CORS_ORIGINS: setting(
+      listOf(isOrigin, 'must be an origin such as https://app.example.com, without a path, or *').prefault(
+        '',
+      ),
+      {
+        description:
+          'Origins of browsers that may call, separated by commas; * allows all where there are API keys.',
+      },
+    ),
     TRUST_PROXY: setting(flag().prefault('false'), {
       description: "Take the caller's address from X-Forwarded-For. Only behind a proxy that sets it.",
     }),
@@ -236,10 +248,8 @@ const settingsSchema = z
       description: 'Loopback port of ComfyUI inside the machine. Never mapped.',
     }),
     VAST_EXTRA_PORTS: setting(
-      list()
-        .pipe(
-          z.array(shaped(/^\d{1,5}$/, 'must be the number of a port')).max(20, 'must be at most 20 ports'),
-        )
+      listOf(isPort, 'must be the number of a port, 1 to 65535')
+        .refine((ports) => ports.length <= 20, 'must be at most 20 ports')
         .prefault(''),
       {
         description: 'Further ports of the image to map, separated by commas.',
@@ -467,7 +477,7 @@ const settingsSchema = z
         secret: true,
       },
     ),
-    WEBHOOK_ALLOWED_HOSTS: setting(list().prefault(''), {
+    WEBHOOK_ALLOWED_HOSTS: setting(hosts().prefault(''), {
       description: 'Hosts that webhooks may go to although their address is private, as host or host:port.',
     }),
     WEBHOOK_TIMEOUT_SECONDS: setting(number(0.1, 60).prefault('15'), {
@@ -500,7 +510,7 @@ const settingsSchema = z
       description: 'How long an input given by URL may take to arrive.',
       unit: 's',
     }),
-    INPUT_URL_ALLOWED_HOSTS: setting(list().prefault(''), {
+    INPUT_URL_ALLOWED_HOSTS: setting(hosts().prefault(''), {
       description:
         'Hosts that inputs may be fetched from although their address is private, as host or host:port.',
     }),
@@ -588,6 +598,16 @@ function checkApiKeys(entries: string[], context: z.RefinementCtx<string[]>): vo
 function apiKeyOf(entry: string): { name: string; key: string } {
   const at = entry.indexOf('=');
   return { name: entry.slice(0, Math.max(0, at)), key: entry.slice(at + 1) };
+}
+
+/** As browsers write it in the header `Origin`, which is compared as it is. */
+function isOrigin(entry: string): boolean {
+  const parsed = URL.parse(entry);
+  return entry === '*' || (parsed?.origin === entry && /^https?:$/.test(parsed.protocol));
+}
+
+function isPort(entry: string): boolean {
+  return /^\d{1,5}$/.test(entry) && Number(entry) >= 1 && Number(entry) <= 65_535;
 }
 
 function isWebhookSecret(secret: string): boolean {

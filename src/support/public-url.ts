@@ -36,6 +36,12 @@ export function parsePublicUrl(text: string, { allowedHosts, field, base }: UrlR
   return url;
 }
 
+/** Whether an entry of `allowedHosts` can be that of any URL: `host` or `host:port`, an IPv6 address in brackets, no wildcard. */
+export function isHost(text: string): boolean {
+  const url = URL.parse(`http://${text}`);
+  return url !== null && !text.includes('*') && spellingsOf(url).has(text.toLowerCase());
+}
+
 /** Thrown by a connector for a host without an address that may be connected to. */
 export class HostRefusedError extends Error {
   override readonly name = 'HostRefusedError';
@@ -79,9 +85,14 @@ function isOurs(hostname: string): boolean {
 }
 
 function isAllowed(url: URL, allowedHosts: readonly string[]): boolean {
-  const port = url.port === '' ? (url.protocol === 'https:' ? '443' : '80') : url.port;
-  const spellings = new Set([url.hostname, `${url.hostname}:${port}`]);
+  const spellings = spellingsOf(url);
   return allowedHosts.some((host) => spellings.has(host.toLowerCase()));
+}
+
+/** How the host of a URL may be written in `allowedHosts`. */
+function spellingsOf(url: URL): Set<string> {
+  const port = url.port === '' ? (url.protocol === 'https:' ? '443' : '80') : url.port;
+  return new Set([url.hostname, `${url.hostname}:${port}`]);
 }
 
 /** A look-up that answers with acceptable addresses only: Node connects to what it answers, so nothing can change in between. */

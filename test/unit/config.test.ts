@@ -64,6 +64,27 @@ describe('loadConfig', () => {
     expect(others).toEqual([]);
   });
 
+  it.each([
+    ['CORS_ORIGINS', 'https://app.example.com/', 'https://app.example.com,http://localhost:3000,*'],
+    ['CORS_ORIGINS', 'example.com', 'http://[::1]:3000'],
+    ['CORS_ORIGINS', 'https://App.example.com', 'https://app.example.com:8443'],
+    ['CORS_ORIGINS', 'https://app.example.com:443', 'https://10.0.0.7'],
+    ['CORS_ORIGINS', 'ftp://app.example.com', '*'],
+    ['VAST_EXTRA_PORTS', '99999', '1,65535'],
+    ['VAST_EXTRA_PORTS', '0', '8080'],
+    ['WEBHOOK_ALLOWED_HOSTS', 'http://hooks.internal:9000/', 'hooks.internal:9000,Hooks.internal'],
+    ['WEBHOOK_ALLOWED_HOSTS', 'a b', 'hooks.internal:80,hooks.internal:443'],
+    ['WEBHOOK_ALLOWED_HOSTS', '*.internal', 'hooks'],
+    ['INPUT_URL_ALLOWED_HOSTS', 'https://x/y', '10.0.0.7,10.0.0.7:9000'],
+    ['INPUT_URL_ALLOWED_HOSTS', '::1', '[::1],[::1]:9000'],
+    ['INPUT_URL_ALLOWED_HOSTS', 'files.internal:99999', 'files.internal:65535'],
+  ])('refuses in %s the entry %s, which would never do anything, and takes %s', (name, useless, usable) => {
+    expect(linesOf({ [name]: usable })).toEqual([]);
+    expect(linesOf({ [name]: `${usable},${useless}` })).toEqual([
+      expect.stringContaining(`entry ${usable.split(',').length + 1} must be `),
+    ]);
+  });
+
   it('names every setting at fault at once, those included that are judged together', () => {
     const lines = linesOf({
       PORT: 'x',
