@@ -64,8 +64,12 @@ function defaultOf(setting: SettingDescription): string {
   return setting.default === null || setting.default === '' ? '' : `\`${escapePipes(setting.default)}\``;
 }
 
-function meaningOf({ description, unit }: SettingDescription): string {
-  return unit === undefined ? description : `${description} In ${unit === 's' ? 'seconds' : unit}.`;
+function meaningOf({ description, unit, choices }: SettingDescription): string {
+  return [
+    description,
+    ...(unit === undefined ? [] : [`In ${unit === 's' ? 'seconds' : unit}.`]),
+    ...(choices === null ? [] : [`One of ${choices.join(', ')}.`]),
+  ].join(' ');
 }
 
 function escapePipes(text: string): string {

@@ -100,7 +100,7 @@ const settingsSchema = z
       description: 'Least severe level that is logged.',
     }),
     LOG_FORMAT: setting(choice(['json', 'pretty']).prefault('json'), {
-      description: 'One JSON object a line, or text for a person.',
+      description: 'json writes one object a line, pretty writes text for a person.',
     }),
     API_KEYS: setting(list().superRefine(checkApiKeys).prefault(''), {
       description:
@@ -574,12 +574,19 @@ export interface SettingDescription extends SettingInfo {
   name: string;
   /** As it would be written in the environment; null where there is none. */
   default: string | null;
+  /** The values that are accepted, where it is a choice. */
+  choices: string[] | null;
 }
 
 /** Every setting with its meaning, for the README's table and `.env.example`. */
 export function describeSettings(): SettingDescription[] {
   const empty = Object.entries(settingsSchema.shape);
-  return empty.map(([name, schema]) => ({ name, default: defaultOf(schema), ...settingInfo(name) }));
+  return empty.map(([name, schema]) => ({
+    name,
+    default: defaultOf(schema),
+    choices: choicesOf(schema),
+    ...settingInfo(name),
+  }));
 }
 
 /** Never repeats a key: an entry without a name may be one. */
@@ -651,4 +658,9 @@ function settingInfo(name: string): SettingInfo {
 
 function defaultOf(schema: z.ZodType): string | null {
   return schema instanceof z.ZodPrefault ? String(schema.def.defaultValue) : null;
+}
+
+function choicesOf(schema: z.ZodType): string[] | null {
+  const given = schema instanceof z.ZodPrefault ? schema.unwrap() : schema;
+  return given instanceof z.ZodEnum ? given.options.map(String) : null;
 }

@@ -198,6 +198,12 @@ describe('describeSettings', () => {
     expect(loadConfig(defaults)).toEqual(loadConfig({}));
   });
 
+  it('gives the values of a choice', () => {
+    const choices = Object.fromEntries(settings.map(({ name, choices: values }) => [name, values]));
+    expect(choices).toMatchObject({ LOG_FORMAT: ['json', 'pretty'], VAST_IMAGE_KIND: ['vast', 'ai-dock'] });
+    expect(choices).toMatchObject({ PORT: null, DEPLOYMENT: null });
+  });
+
   it('gives no secret a default', () => {
     const secret = settings.filter((setting) => setting.secret === true);
     expect(secret.filter((setting) => (setting.default ?? '') !== '')).toEqual([]);
