@@ -110,6 +110,9 @@ function errorForCaller(error: unknown, request: FastifyRequest): ServiceError {
     return new ServiceError('invalid_request', 'The connection was closed before the request was complete.');
   }
   const { code, statusCode, message } = factsOf(error);
+  if (code === 'FST_ERR_CTP_INVALID_MEDIA_TYPE') {
+    return new ServiceError('unsupported_media_type', mediaTypeFault(request));
+  }
   const known = frameworkErrors[code] ?? (brokenForm.test(message) ? incompleteForm : undefined);
   if (known !== undefined) return new ServiceError(known.code, known.detail);
   if (databaseOutage.test(code) || databaseOutage.test(message)) {
@@ -125,6 +128,14 @@ function errorForCaller(error: unknown, request: FastifyRequest): ServiceError {
     'internal',
     'Something went wrong inside the service. Report it with the requestId.',
   );
+}
+
+/** A route that takes bytes of any type still needs a type. */
+function mediaTypeFault({ headers, routeOptions: { schema } }: FastifyRequest): string {
+  const taken = (schema?.consumes ?? ['application/json']).join(' or ');
+  return /^[^\s/;]+\/[^\s/;]+\s*(?:;|$)/.test(headers['content-type'] ?? '')
+    ? `The content type of the body is not supported here. Send ${taken}.`
+    : `The header Content-Type must name a type, such as ${taken}.`;
 }
 
 function factsOf(error: unknown): { code: string; statusCode: number; message: string } {
@@ -171,10 +182,6 @@ const frameworkErrors: Record<string, KnownError> = {
   FST_ERR_CTP_INVALID_CONTENT_LENGTH: {
     code: 'invalid_request',
     detail: 'The body is not as long as Content-Length says.',
-  },
-  FST_ERR_CTP_INVALID_MEDIA_TYPE: {
-    code: 'unsupported_media_type',
-    detail: 'The content type of the body is not supported here. Send application/json.',
   },
   FST_ERR_BAD_URL: { code: 'invalid_request', detail: 'The path has a malformed percent-encoding.' },
   FST_ERR_MAX_PARAM_LENGTH: { code: 'not_found', detail: 'A part of the path is too long to exist.' },

@@ -22,6 +22,11 @@ const routes: FastifyPluginAsyncZod = async (app) => {
   app.post('/things', { schema: { body: z.strictObject({ name: z.string() }) } }, async () => ({}));
   app.put('/things/:id', async () => ({}));
   app.post(
+    '/both',
+    { schema: { consumes: ['application/json', 'multipart/form-data'], body: z.unknown() } },
+    async () => ({}),
+  );
+  app.post(
     '/forms',
     { schema: { consumes: ['multipart/form-data'], body: z.unknown() } },
     async (request) => {
@@ -162,6 +167,17 @@ describe('every error is a problem', () => {
   ] as const)('%s', async (_name, request, status, code) => {
     const { problem } = await problemOf(request);
     expect(problem).toMatchObject({ status, code });
+  });
+
+  it.each([
+    ['/things', 'text/plain', 'The content type of the body is not supported here. Send application/json.'],
+    ['/both', 'text/plain; charset=utf-8', /Send application\/json or multipart\/form-data\.$/],
+    ['/things', 'garbage', 'The header Content-Type must name a type, such as application/json.'],
+    ['/forms', 'garbage', 'The header Content-Type must name a type, such as multipart/form-data.'],
+  ])('says at %s what it takes instead of %s', async (url, type, detail) => {
+    const headers = { 'content-type': type };
+    const { problem } = await problemOf({ method: 'POST', url, headers, payload: 'hi' });
+    expect(problem).toMatchObject({ status: 415, detail: expect.stringMatching(detail) });
   });
 
   it('names the methods that a path does answer', async () => {
