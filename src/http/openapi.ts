@@ -110,7 +110,7 @@ const documentationPolicy = {
 };
 
 /** Adds what holds for every route of its kind: the errors that it may answer, and that a public one needs no key. */
-function describeCommonParts({ schema, config }: RouteOptions): void {
+function describeCommonParts({ schema, config, method }: RouteOptions): void {
   if (schema === undefined) return;
   const isPublic = config?.public === true;
   if (isPublic) schema.security = [];
@@ -118,15 +118,25 @@ function describeCommonParts({ schema, config }: RouteOptions): void {
   if (config?.signed === true) schema.security = [{ apiKey: [] }, {}];
   if (schema.hide === true || config?.unlimited === true) return;
   const own: object = Object(schema.response ?? {});
-  schema.response = { ...own, ...problems(...commonCodes(schema, isPublic)), ...own };
+  // A link opens a file, which whoever has it need not fetch again.
+  const cached = config?.signed === true ? { 304: notModified } : {};
+  const mayHaveBody = [method].flat().some((name) => name !== 'GET' && name !== 'HEAD');
+  const common = problems(...commonCodes(schema, { isPublic, mayHaveBody }));
+  schema.response = { ...own, ...cached, ...common, ...own };
 }
 
-function commonCodes(schema: FastifySchema, isPublic: boolean): ErrorCode[] {
+const notModified = z.null().describe('The file is still the one that the header If-None-Match names');
+
+/** A body is read, and may be refused, also where none is needed. */
+function commonCodes(
+  schema: FastifySchema,
+  { isPublic, mayHaveBody }: { isPublic: boolean; mayHaveBody: boolean },
+): ErrorCode[] {
   const hasInput = [schema.body, schema.querystring, schema.params].some((part) => part !== undefined);
   return [
     ...(hasInput ? (['invalid_request'] as const) : []),
     ...(isPublic ? [] : (['unauthorized', 'forbidden'] as const)),
-    ...(schema.body === undefined ? [] : (['payload_too_large', 'unsupported_media_type'] as const)),
+    ...(mayHaveBody ? (['payload_too_large', 'unsupported_media_type'] as const) : []),
     'rate_limited',
     'internal',
     'overloaded',

@@ -36,6 +36,16 @@ const routes: FastifyPluginAsyncZod = async (app) => {
     },
     async (request) => ({ id: request.params.id, size: request.body.size }),
   );
+  app.delete(
+    '/things/:id',
+    { schema: { operationId: 'endThing', params: idParamsSchema } },
+    async () => ({}),
+  );
+  app.get(
+    '/file',
+    { config: { signed: true }, schema: { operationId: 'getFile', response: { 200: thing } } },
+    async () => ({ id: '', size: 0 }),
+  );
   app.get('/open', { config: { public: true }, schema: { operationId: 'getOpen' } }, async () => ({}));
 };
 
@@ -113,6 +123,17 @@ describe('the OpenAPI document', () => {
       ],
     });
     expect(Object.keys(operation('/things', 'get').responses)).not.toContain('413');
+  });
+
+  it('says that a body may be refused where none is needed', () => {
+    const { responses } = operation('/things/{id}', 'delete');
+    expect(Object.keys(responses)).toEqual(expect.arrayContaining(['413', '415']));
+  });
+
+  it('says that a file need not be sent again', () => {
+    const { responses } = operation('/file', 'get');
+    expect(responses['304']?.description).toMatch(/If-None-Match/);
+    expect(responses['304']).not.toHaveProperty('content');
   });
 
   it('asks for a key, except of public routes', () => {
