@@ -384,7 +384,7 @@ const settingsSchema = z
     }),
     UNREACHABLE_TIMEOUT_SECONDS: setting(number(1, 86_400).prefault('120'), {
       description:
-        'How long a running machine may swallow connections before it counts as unreachable; its jobs then go on elsewhere.',
+        'How long a running machine may swallow connections before it counts as unreachable; its jobs then go on elsewhere. While the provider cannot be asked either, this does not count.',
       unit: 's',
     }),
     COMFYUI_TIMEOUT_SECONDS: setting(number(0.05, 600).prefault('30'), {

@@ -133,7 +133,10 @@ interface InstancesTable {
   catalog_id: Optional<string>;
   catalog_read_at: Optional<Date>;
   message: Optional<string>;
-  /** Since when a ready instance has not answered its checks, or has had a prompt stuck; it takes no more jobs then. */
+  /**
+   * Since when a ready instance has not answered its checks, or has had a prompt stuck; it takes no more jobs then. Set anew by each
+   * look at which the provider was silent too.
+   */
   unreachable_since: Optional<Date>;
   /** A prompt that its ComfyUI neither runs nor ends, as a run has found; the next check decides. */
   stuck_prompt_id: Optional<string>;

@@ -1,5 +1,5 @@
 // What a run tells of the instance it runs on; the check of the instance decides what becomes of it.
-import type { Transaction } from 'kysely';
+import type { Kysely, Transaction } from 'kysely';
 import type { Queues } from '../database/queues.ts';
 import type { Tables } from '../database/tables.ts';
 import { wakeInstance } from './records.ts';
@@ -31,6 +31,21 @@ export async function suspect(
     .where('stuck_prompt_id', 'is', null)
     .execute();
   await wakeInstance(trx, queues, instanceId);
+}
+
+/**
+ * Whether the check of a rented instance finds it silent too: then it will hear of it again, or end it with all its attempts. It
+ * asks the provider as well, so it knows better than a run whether the machine is to blame.
+ */
+export async function isVerdictDue(db: Kysely<Tables>, instanceId: string): Promise<boolean> {
+  const instance = await db
+    .selectFrom('instances')
+    .select('id')
+    .where('id', '=', instanceId)
+    .where('provider', '<>', 'static')
+    .where('unreachable_since', 'is not', null)
+    .executeTakeFirst();
+  return instance !== undefined;
 }
 
 /** Locks the instance. False for one that is ending, whose next step is no check. */

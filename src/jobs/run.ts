@@ -4,7 +4,7 @@ import { ComfyError } from '../comfyui/errors.ts';
 import type { ComfySession } from '../comfyui/session.ts';
 import type { HandlerContext } from '../database/queues.ts';
 import { messageOf, ServiceError } from '../errors.ts';
-import { checkSoon, suspect } from '../instances/suspicion.ts';
+import { checkSoon, isVerdictDue, suspect } from '../instances/suspicion.ts';
 import { backoffMs } from '../support/backoff.ts';
 import { endAttempt, type AttemptRef } from './attempt.ts';
 import { collect } from './collect.ts';
@@ -80,7 +80,7 @@ async function findVerdict(run: Run): Promise<Verdict> {
         }
         unreachableSince ??= Date.now();
         run.log.warn({ err: error, failures }, 'the instance gives no usable answer; trying again');
-        const verdict = giveUp(run, Date.now() - unreachableSince, error);
+        const verdict = await giveUp(run, Date.now() - unreachableSince, error);
         if (verdict !== null) return verdict;
       } else {
         if (!(error instanceof ComfyError || error instanceof ServiceError)) throw error;
@@ -225,7 +225,7 @@ async function askForCheck({ deps, ref }: Run): Promise<void> {
 }
 
 /** Whoever looks after a rented machine ends it, and with it the attempt. This is for what nobody ends, and for jobs that should stop. */
-function giveUp(run: Run, unreachableMs: number, error: unknown): Verdict | null {
+async function giveUp(run: Run, unreachableMs: number, error: unknown): Promise<Verdict | null> {
   const stop = stopOf(run.state, run.deps.clock.now());
   try {
     endUnconfirmed(run, stop);
@@ -236,6 +236,7 @@ function giveUp(run: Run, unreachableMs: number, error: unknown): Verdict | null
   if (unreachableMs < run.timing.unreachableMs) return null;
   // What should have ended is not begun once more.
   if (stop !== null) return verdictOfStop(stop, run.state, false);
+  if (await isVerdictDue(run.deps.db, run.ref.instanceId)) return null;
   const trouble = isOutOfReach(error) ? 'been out of reach' : 'given no usable answer';
   const reason = `Its instance has ${trouble} for ${Math.round(unreachableMs / 1000)} s. ${messageOf(error)}`;
   return { kind: 'lost', code: 'instance_lost', reason };

@@ -21,6 +21,7 @@ interface Instance {
   pricePerHourUsd: number | null;
   costUsd: number;
   comfyuiVersion: string | null;
+  reachable: boolean;
   phases: { phase: string; rental: number; seconds: number; endedAt: string | null }[];
   rentals: Rental[];
   terminationReason: string | null;
@@ -274,6 +275,72 @@ describe('renting an instance', () => {
     vast.strike(Number(ready.rentals[0]?.providerInstanceId), 'comfyui-gone');
     const ended = await service.until<Instance>(`/instances/${id}`, ({ status }) => status === 'terminated');
     expect(ended.terminationReason).toBe('unreachable');
+  });
+
+  describe('that is silent while the provider is silent too', () => {
+    const limitMs = 2000;
+
+    /** A ready instance that nobody can reach, and whose provider nobody can ask, noted as such. */
+    async function startOutage(fault: 'reset' | 'auth-401' | 'rate-limit-json') {
+      await start({}, { UNREACHABLE_TIMEOUT_SECONDS: String(limitMs / 1000), INSTANCE_CHECK_SECONDS: '0.2' });
+      const { id } = await rent();
+      const ready = await service.until<Instance>(`/instances/${id}`, settled);
+      const rentalId = Number(ready.rentals[0]?.providerInstanceId);
+      for (const call of ['show', 'list', 'destroy'] as const)
+        vast.knobs.faultChances[call] = [{ fault, chance: 1 }];
+      const comfy = vast.comfyOf(rentalId);
+      if (comfy === undefined) throw new Error('ComfyUI does not run.');
+      comfy.knobs.requestFaults = [{ route: 'GET /system_stats', how: 'drop-before' }];
+      return { id, rentalId, comfy };
+    }
+    const isSilent = ({ message }: Instance) => message?.includes('cannot be asked either') === true;
+    /** Returns what it has become of it when it is no longer ready, or after three times its limit. */
+    const muchLater = (id: string) => {
+      const begun = performance.now();
+      const isLate = () => performance.now() - begun > 3 * limitMs;
+      return service.until<Instance>(`/instances/${id}`, ({ status }) => status !== 'ready' || isLate());
+    };
+
+    it('is kept however long that lasts, without new jobs, and is used again after it', async () => {
+      const { id, comfy } = await startOutage('reset');
+      await service.until<Instance>(`/instances/${id}`, isSilent);
+      expect(await muchLater(id)).toMatchObject({ status: 'ready', reachable: false });
+      vast.knobs.faultChances = {};
+      comfy.knobs.requestFaults = [];
+      const back = await service.until<Instance>(`/instances/${id}`, ({ reachable }) => reachable);
+      expect(back).toMatchObject({ status: 'ready', rentals: [{ status: 'active' }] });
+      expect(vast.liveRentals()).toHaveLength(1);
+    });
+
+    it('has its whole limit to answer once the provider does, and is given up after it', async () => {
+      const { id } = await startOutage('reset');
+      await service.until<Instance>(`/instances/${id}`, isSilent);
+      expect(await muchLater(id)).toMatchObject({ status: 'ready' });
+      vast.knobs.faultChances = {};
+      const begun = performance.now();
+      await service.until<Instance>(`/instances/${id}`, ({ status }) => status !== 'ready');
+      // The count begins with the last look in vain, which may have been a moment before.
+      expect(performance.now() - begun).toBeGreaterThan(limitMs / 2);
+      const ended = await service.until<Instance>(
+        `/instances/${id}`,
+        ({ status }) => status === 'terminated',
+      );
+      expect(ended.terminationReason).toBe('unreachable');
+    });
+
+    it.each(['auth-401', 'rate-limit-json'] as const)(
+      'is given up after its limit when the provider does answer, with %s',
+      async (fault) => {
+        const { id } = await startOutage(fault);
+        await service.until<Instance>(`/instances/${id}`, ({ status }) => status !== 'ready');
+        vast.knobs.faultChances = {};
+        const ended = await service.until<Instance>(
+          `/instances/${id}`,
+          ({ status }) => status === 'terminated',
+        );
+        expect(ended.terminationReason).toBe('unreachable');
+      },
+    );
   });
 
   it('refuses a machine that speaks plain HTTP where HTTPS was asked for, without showing it the secret', async () => {

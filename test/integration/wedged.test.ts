@@ -140,9 +140,11 @@ describe('ComfyUI servers of the settings', () => {
 });
 
 describe('a rented instance', () => {
-  async function rentOne(): Promise<{ service: TestService; vast: VastDouble; id: string }> {
+  async function rentOne(
+    more: Record<string, string> = {},
+  ): Promise<{ service: TestService; vast: VastDouble; id: string }> {
     const vast = await begin(startVastDouble({ knobs: { phases: instantPhases } }));
-    const service = await begin(startTestService({ vast, env }));
+    const service = await begin(startTestService({ vast, env: { ...env, ...more } }));
     const { body } = await service.call<Instance>('/instances', { method: 'POST', json: {} });
     await service.until<Instance>(`/instances/${body.id}`, ({ status }) => status === 'ready');
     return { service, vast, id: body.id };
@@ -167,6 +169,74 @@ describe('a rented instance', () => {
       await service.until<Instance>(`/instances/${id}`, ({ status }) => status === 'terminated'),
     ).toMatchObject({
       terminationReason: 'wedged',
+    });
+  });
+
+  describe('that is out of reach together with the provider', () => {
+    const limitMs = 1000;
+
+    /** One of two jobs runs there, and the other is next, when the network goes. */
+    async function startOutage(request = {}) {
+      const { service, vast, id } = await rentOne({ UNREACHABLE_TIMEOUT_SECONDS: String(limitMs / 1000) });
+      const double = comfyOf(vast);
+      double.knobs.frameMs = 40;
+      const first = await submit(service, fresh(slowFrames), { instanceId: id, ...request });
+      await jobWhen(service, first, executing);
+      const second = await submit(service, fresh(emptyImage), { instanceId: id });
+      await jobWhen(service, second, (job) => job.attempts.at(-1)?.submittedAt != null);
+      for (const call of ['show', 'list'] as const)
+        vast.knobs.faultChances[call] = [{ fault: 'reset', chance: 1 }];
+      const routes = ['GET /system_stats', 'GET /queue', 'GET /history/{id}', 'POST /api/jobs/{id}/cancel'];
+      double.knobs.requestFaults = routes.map((route) => ({ route, how: 'drop-before' }));
+      await service.until<Instance>(
+        `/instances/${id}`,
+        ({ message }) => message?.includes('cannot be asked either') === true,
+      );
+      return {
+        service,
+        id,
+        first,
+        second,
+        executionsOf: double.counters.executionsOf,
+        /** Returns the job when it is with another attempt or none, or after three times the limit. */
+        muchLater: (jobId: string) => {
+          const begun = performance.now();
+          const isLate = () => performance.now() - begun > 3 * limitMs;
+          const isMoved = ({ status, attempt }: JobView) => status !== 'running' || attempt > 1;
+          return jobWhen(service, jobId, (job) => isMoved(job) || isLate());
+        },
+        end: () => {
+          double.knobs.frameMs = 0;
+          vast.knobs.faultChances = {};
+          double.knobs.requestFaults = [];
+        },
+      };
+    }
+
+    it('keeps its jobs, which end there when both are back', async () => {
+      const { service, id, first, second, executionsOf, muchLater, end } = await startOutage();
+      for (const job of await Promise.all([first, second].map(muchLater)))
+        expect(job).toMatchObject({ status: 'running', attempt: 1 });
+      end();
+      for (const job of [first, second])
+        expect(await ended(service, job)).toMatchObject({
+          status: 'succeeded',
+          attempts: [{ instanceId: id, outcome: 'succeeded' }],
+        });
+      expect(Object.values(executionsOf)).toEqual([1, 1]);
+    });
+
+    it('lets its jobs be canceled, and ends them at their limits', async () => {
+      const { service, id, first, second, muchLater } = await startOutage({ timeLimitSeconds: 6 });
+      await muchLater(second);
+      await service.call(`/jobs/${second}/cancel`, { method: 'POST' });
+      expect(await ended(service, second)).toMatchObject({ status: 'canceled', attempt: 1 });
+      expect(await ended(service, first)).toMatchObject({
+        status: 'failed',
+        attempt: 1,
+        error: { code: 'time_limit', detail: expect.stringContaining('not confirmed') },
+      });
+      expect((await service.call<Instance>(`/instances/${id}`)).body.status).toBe('ready');
     });
   });
 

@@ -24,23 +24,30 @@ interface Manner {
   message?: string;
   /** When it is looked at again. */
   everyMs?: number;
+  /** The provider could not be asked either, so silence may be that of our own network. */
+  isProviderSilent?: boolean;
 }
 
 /** One look at an instance that is ready, or that still has jobs while it drains. */
 export async function check(step: Step, manner: Manner = {}): Promise<void> {
-  if (step.rental !== null && (await checkRentalIfSeen({ ...step, rental: step.rental }))) return;
+  const view = step.rental === null ? 'undecided' : await askProvider({ ...step, rental: step.rental });
+  if (view === 'decided') return;
   const link = openLink(linkTarget(step.instance, step.rental, step.deps.config));
   try {
-    await judge(step, link, await probe(link, step.signal), manner);
+    const seen = await probe(link, step.signal);
+    await judge(step, link, seen, { ...manner, isProviderSilent: view === 'silent' });
   } finally {
     await link.close();
   }
 }
 
-/** A provider that cannot answer decides nothing: the machine is watched, and its switch renewed, all the same. */
-async function checkRentalIfSeen(step: RentalStep): Promise<boolean> {
+/**
+ * A provider that cannot answer decides nothing: the machine is watched, and its switch renewed, all the same. One that refuses
+ * to answer is not `silent`: our network works then.
+ */
+async function askProvider(step: RentalStep): Promise<'decided' | 'undecided' | 'silent'> {
   try {
-    return await checkRental(step);
+    return (await checkRental(step)) ? 'decided' : 'undecided';
   } catch (error) {
     if (!(error instanceof ProviderError)) throw error;
     const level = error.kind === 'unauthorized' ? 'error' : 'warn';
@@ -48,7 +55,7 @@ async function checkRentalIfSeen(step: RentalStep): Promise<boolean> {
       { kind: error.kind, error: messageOf(error) },
       'the provider could not be asked for the machine',
     );
-    return false;
+    return error.kind === 'unavailable' ? 'silent' : 'undecided';
   }
 }
 
@@ -98,7 +105,7 @@ async function judge(step: Step, link: Link, seen: Probe, manner: Manner): Promi
     const stuck = await isStuck(step, link);
     if (stuck === 'yes' && instance.provider !== 'static')
       return endInstance(step, 'wedged', 'A job stays in its queue and is neither run nor stopped.');
-    if (stuck !== 'no') return noteSilence(step, checkMs, 'wedged', 'ComfyUI does not work off its queue.');
+    if (stuck !== 'no') return noteSilence(step, manner, 'wedged', 'ComfyUI does not work off its queue.');
     // A container that starts again, or an address that moves, may have lost its lock.
     if (step.rental !== null && (await probeWithoutCredentials(link.target, step.signal)) === 'open')
       return endInstance(step, 'open_without_credentials', 'A request without credentials got an answer.');
@@ -122,23 +129,29 @@ async function judge(step: Step, link: Link, seen: Probe, manner: Manner): Promi
     });
     return noteCatalog(step, link, seen.version);
   }
-  await noteSilence(step, checkMs, reasonBehind(seen), describeProbe(seen));
+  await noteSilence(step, manner, reasonBehind(seen), describeProbe(seen));
 }
 
-/** It takes no jobs while this lasts, and is ended when it lasts too long; a server that nobody rents is waited for. */
+/**
+ * It takes no jobs while this lasts, and is ended when it lasts too long; a server that nobody rents is waited for. While the
+ * provider is silent as well, an end would free no machine and may destroy every healthy one, so the time begins anew.
+ */
 async function noteSilence(
   step: Step,
-  checkMs: number,
+  manner: Manner,
   reason: TerminationReason,
   detail: string,
 ): Promise<void> {
   const { deps, instance, now } = step;
-  const since = instance.unreachable_since ?? now;
+  const { everyMs = deps.config.INSTANCE_CHECK_SECONDS * 1000, isProviderSilent = false } = manner;
+  // The look itself may have waited for long.
+  const since = isProviderSilent ? deps.clock.now() : (instance.unreachable_since ?? now);
   const lasted = now.getTime() - since.getTime();
   if (instance.provider !== 'static' && lasted >= deps.config.UNREACHABLE_TIMEOUT_SECONDS * 1000)
     return endInstance(step, reason, detail);
-  const update: InstanceUpdate = { message: detail, unreachable_since: since };
-  await finish(step, update, Math.min(checkMs, SUSPECT_CHECK_MS));
+  const message = isProviderSilent ? `${detail} The provider cannot be asked either.` : detail;
+  const update: InstanceUpdate = { message, unreachable_since: since };
+  await finish(step, update, Math.min(everyMs, SUSPECT_CHECK_MS));
 }
 
 /** Whether the prompt that a run found stuck still is: it runs, although it was told to stop, or it waits although nothing runs. */
