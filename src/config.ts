@@ -100,7 +100,7 @@ const settingsSchema = z
       description: 'Least severe level that is logged.',
     }),
     LOG_FORMAT: setting(choice(['json', 'pretty']).prefault('json'), {
-      description: 'json writes one object a line, pretty writes text for a person.',
+      description: 'One JSON object a line (json), or text for a person (pretty).',
     }),
     API_KEYS: setting(list().superRefine(checkApiKeys).prefault(''), {
       description:
