@@ -7,7 +7,6 @@ import { endJobs } from './ending.ts';
 import { appendEvent } from './events.ts';
 import { isFinal, jobStatusesBefore } from './job.ts';
 import { storable } from './json-value.ts';
-import { outputUrl } from './output.ts';
 import { freeSlot, handOnSlots, lockSlots } from './slots.ts';
 import {
   consequenceOf,
@@ -91,9 +90,7 @@ async function writeOutputs(
   jobId: string,
   outputs: CollectedOutput[],
 ): Promise<void> {
-  const [first, ...others] = outputs.map(({ name, kind, nodeId, temporary }) => {
-    return { type: 'output' as const, data: { name, kind, nodeId, temporary, url: outputUrl(jobId, name) } };
-  });
+  const [first, ...others] = outputs.map(({ name }) => ({ type: 'output' as const, data: { name } }));
   if (first === undefined) return;
   const rows = outputs.map((output, position) => ({
     job_id: jobId,

@@ -3,8 +3,7 @@ import { sql, type Kysely, type RawBuilder, type Transaction } from 'kysely';
 import type { Executor, QueueMessages } from '../database/queues.ts';
 import type { Notifications } from '../database/notifications.ts';
 import type { Tables } from '../database/tables.ts';
-import type { InstancePhase } from '../instances/instance.ts';
-import type { JobError, JobStatus, OutputKind } from './job.ts';
+import type { JobError, JobStatus } from './job.ts';
 import { storable } from './json-value.ts';
 
 /** The channels; the payload is the id of the job. Whoever runs a job wants to hear that it should stop, but not of his own progress. */
@@ -12,6 +11,7 @@ const CHANGES = 'jobs';
 const STOPS = 'job_stops';
 const PREVIEWS = 'job_previews';
 
+/** A change of the status. It says nothing of an instance on its way: one comes and goes without a change of the job. */
 export interface StatusData {
   status: JobStatus;
   waitingFor: string | null;
@@ -19,26 +19,11 @@ export interface StatusData {
   /** Number of the current or last attempt; 0 before the first. */
   attempt: number;
   error: JobError | null;
-  /** Only while the job is queued; null where no such instance is on its way. */
-  comingInstance?: ComingInstance | null;
 }
 
-/** The instance that a queued job waits for. */
-export interface ComingInstance {
-  id: string;
-  /** Null before the first. */
-  phase: InstancePhase | null;
-  phaseStartedAt: string | null;
-  /** What the phase is at, for a person. */
-  message: string | null;
-}
-
+/** Names the output; what is told of it is read when it is told, as it is by then. */
 export interface OutputData {
   name: string;
-  kind: OutputKind;
-  nodeId: string;
-  temporary: boolean;
-  url: string;
 }
 
 export interface LogData {

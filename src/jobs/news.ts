@@ -5,7 +5,7 @@ import type { Executor } from '../database/queues.ts';
 import type { Tables } from '../database/tables.ts';
 import { batched } from '../support/batched.ts';
 import { watchJob, type StoredEvent } from './events.ts';
-import { summaryColumns, type ComingColumns, type JobSummaryRow } from './records.ts';
+import { summaryColumns, type ComingColumns, type JobSummaryRow, type StoredOutput } from './records.ts';
 
 /** How far somebody has followed a job. */
 export interface Seen {
@@ -20,11 +20,15 @@ export interface JobState extends JobSummaryRow, ComingColumns {
   version: string;
 }
 
+/** An event with what it names. */
+export type NewsEvent =
+  Exclude<StoredEvent, { type: 'output' }> | { id: number; type: 'output'; output: StoredOutput };
+
 export interface Change {
   /** Null when nothing has changed since. Never newer than the events. */
   state: JobState | null;
   /** After those that he saw, the oldest first. There may be more. */
-  events: StoredEvent[];
+  events: NewsEvent[];
   /** The job was deleted. */
   gone: boolean;
 }
@@ -105,17 +109,17 @@ export async function readStates(executor: Executor, seen: readonly Question[]):
 async function readChanges(db: Kysely<Tables>, questions: Question[]): Promise<Change[]> {
   const looks = await readStates(db, questions);
   const behind = questions.filter(({ eventId }, index) => (looks[index]?.lastId ?? 0) > eventId);
-  const events = behind.length === 0 ? new Map<string, StoredEvent[]>() : await readEvents(db, behind);
+  const events = behind.length === 0 ? new Map<string, NewsEvent[]>() : await readEvents(db, behind);
   return questions.map((question, index) => {
     const { state = null, gone = false } = looks[index] ?? {};
     return { state, gone, events: events.get(keyOf(question)) ?? [] };
   });
 }
 
-/** By what was asked, in their order. */
-async function readEvents(db: Kysely<Tables>, questions: Question[]): Promise<Map<string, StoredEvent[]>> {
-  const { rows } = await sql<StoredEvent & { place: number }>`
-    select asked.place::int, event.id, event.type, event.data
+/** By what was asked, in their order. The row of an output lasts as long as the events of its job. */
+async function readEvents(db: Kysely<Tables>, questions: Question[]): Promise<Map<string, NewsEvent[]>> {
+  const { rows } = await sql<StoredEvent & StoredOutput & { place: number }>`
+    select asked.place::int, event.id, event.type, event.data, outputs.*
     from unnest(${questions.map(({ jobId }) => jobId)}::uuid[], ${questions.map((one) => one.eventId)}::bigint[])
       with ordinality asked (job_id, event_id, place)
     cross join lateral (
@@ -123,9 +127,17 @@ async function readEvents(db: Kysely<Tables>, questions: Question[]): Promise<Ma
       where job_events.job_id = asked.job_id and job_events.id > asked.event_id
       order by id limit ${sql.lit(EVENTS_A_LOOK)}
     ) event
+    left join outputs on event.type = 'output'
+      and outputs.job_id = asked.job_id and outputs.name = event.data->>'name'
     order by asked.place, event.id`.execute(db);
   const byPlace = Map.groupBy(rows, ({ place }) => place);
-  return new Map(questions.map((question, index) => [keyOf(question), byPlace.get(index + 1) ?? []]));
+  return new Map(
+    questions.map((question, index) => [keyOf(question), (byPlace.get(index + 1) ?? []).map(eventOf)]),
+  );
+}
+
+function eventOf(row: StoredEvent & StoredOutput): NewsEvent {
+  return row.type === 'output' ? { id: row.id, type: row.type, output: row } : row;
 }
 
 function keyOf({ jobId, version, eventId }: Question): string {

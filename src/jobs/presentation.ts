@@ -3,7 +3,6 @@ import type { z } from 'zod';
 import type { AttemptRow, JobRow } from '../database/tables.ts';
 import { plainLink, type LinkTo } from '../http/signed-links.ts';
 import type { JobCost } from './cost.ts';
-import type { ComingInstance } from './events.ts';
 import { isFinal } from './job.ts';
 import { outputUrl } from './output.ts';
 import type { jobSchema, jobSummarySchema, outputSchema } from './schemas.ts';
@@ -59,7 +58,7 @@ export function presentJob(
 }
 
 /** The instance that a queued job waits for; null where none is on its way for it. */
-export function presentComing(coming: ComingColumns | null): ComingInstance | null {
+export function presentComing(coming: ComingColumns | null): JobView['comingInstance'] {
   if (coming === null || coming.coming_id === null) return null;
   return {
     id: coming.coming_id,

@@ -170,13 +170,20 @@ const cancelSchema = {
   response: { 200: jobSchema, ...problems('job_not_found') },
 };
 
+/** OpenAPI 3.1 has no word for the items of a stream, so they are what its text holds. `JobEvent` is the component that the schema of that id becomes. */
+const eventStreamSchema = z.unknown().meta({
+  type: 'string',
+  contentMediaType: 'text/event-stream',
+  contentSchema: { type: 'array', items: { $ref: '#/components/schemas/JobEvent' } },
+});
+
 const eventsSchema = {
   operationId: 'followJob',
   tags: ['jobs'],
   summary: 'Follow a job as Server-Sent Events',
   description: [
-    'Events `status`, `progress`, `output` and `log`, each with JSON: first a snapshot, then every change; the stream ends after the final status. After a lost connection send `Last-Event-ID`, to whatever replica, and nothing is missed but progress.',
-    'With `previews=true` also `preview`: the newest image of the unfinished result, as `{nodeId, contentType, dataBase64}`, when ComfyUI makes any. It is asked to do so when the job reaches it, so set `previews` in the request of the job, or listen before that.',
+    'Events `status`, `progress`, `output` and `log`, each with JSON, which the schema `JobEvent` describes: first a snapshot, then every change; the stream ends after the final status. After a lost connection send `Last-Event-ID`, to whatever replica, and nothing is missed but progress.',
+    'With `previews=true` also `preview`: the newest image of the unfinished result, when ComfyUI makes any. It is asked to do so when the job reaches it, so set `previews` in the request of the job, or listen before that.',
   ].join('\n\n'),
   params: idParamsSchema,
   querystring: z.strictObject({
@@ -188,7 +195,7 @@ const eventsSchema = {
   response: {
     200: {
       description: 'The stream',
-      content: { 'text/event-stream': { schema: z.unknown().meta({ type: 'string' }) } },
+      content: { 'text/event-stream': { schema: eventStreamSchema } },
     },
     204: z.null().describe('The job has ended, and everything was received'),
     ...problems('job_not_found'),

@@ -306,6 +306,53 @@ export const jobSchema = z
   })
   .meta({ id: 'Job', description: 'One execution of one workflow' });
 
+const statusEventSchema = jobSchema
+  .pick({
+    status: true,
+    waitingFor: true,
+    comingInstance: true,
+    instanceId: true,
+    attempt: true,
+    error: true,
+  })
+  .meta({ id: 'JobStatusEvent', description: 'Where a job stands' });
+
+const logEventSchema = z
+  .object({
+    message: z.string().describe('A sentence for whoever waits for the job'),
+    attempt: z.int().describe('Number of the attempt that it is about'),
+  })
+  .meta({ id: 'JobLogEvent', description: 'What happened to a job besides' });
+
+const previewEventSchema = z
+  .object({ nodeId: z.string(), contentType: z.string(), dataBase64: z.string() })
+  .meta({
+    id: 'JobPreviewEvent',
+    description:
+      'The newest image of an unfinished result; a browser shows it as `data:{contentType};base64,{dataBase64}`',
+  });
+
+const eventSchema = <Name extends string, Data extends z.ZodType>(event: Name, data: Data) =>
+  z.object({
+    event: z.literal(event),
+    id: z.string().optional().describe('For `Last-Event-ID`; what is sent without one is not sent again'),
+    data,
+  });
+
+export const jobEventSchema = z
+  .discriminatedUnion('event', [
+    eventSchema('status', statusEventSchema),
+    eventSchema('progress', progressSchema),
+    eventSchema('output', outputSchema),
+    eventSchema('log', logEventSchema),
+    eventSchema('preview', previewEventSchema),
+  ])
+  .meta({
+    id: 'JobEvent',
+    description:
+      'One event of `GET /jobs/{id}/events`, with the JSON in its `data` parsed; the same while it happens, after a lost connection and in a snapshot',
+  });
+
 function labelOf(text: string): { name: string; value: string } {
   const end = text.indexOf(':');
   return { name: text.slice(0, end), value: text.slice(end + 1) };

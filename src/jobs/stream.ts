@@ -1,14 +1,15 @@
 // The events of one job as Server-Sent Events: a snapshot, then every change, until its final status.
 import type { Kysely } from 'kysely';
+import type { z } from 'zod';
 import type { Notifications } from '../database/notifications.ts';
 import type { Tables } from '../database/tables.ts';
 import { plainLink, type LinkTo, type SignedLinks } from '../http/signed-links.ts';
-import type { StatusData, StoredEvent } from './events.ts';
 import { isFinal } from './job.ts';
-import { createNews, readStates, type Change, type JobState, type Seen } from './news.ts';
+import { createNews, readStates, type Change, type JobState, type NewsEvent, type Seen } from './news.ts';
 import { presentComing, presentOutput, presentSummary } from './presentation.ts';
 import { createPreviewWatch, type PreviewView } from './preview-watch.ts';
 import { outputsOf } from './records.ts';
+import type { jobEventSchema } from './schemas.ts';
 import { createWake } from '../support/wake.ts';
 
 export interface StreamRequest {
@@ -41,6 +42,9 @@ export interface Streams {
   /** The text of one stream, piece by piece. A caller who reads slowly gets the newest progress, and no backlog of it. */
   open(request: StreamRequest): AsyncGenerator<string>;
 }
+
+/** What is sent, whether it happens now, was missed or is part of the snapshot. */
+type EventView = z.output<typeof jobEventSchema>;
 
 /** How long a browser waits before it comes back after a lost connection, in milliseconds. */
 const RETRY_MS = 2000;
@@ -118,9 +122,9 @@ async function takeSnapshot(db: Kysely<Tables>, jobId: string, links: SignedLink
   const linkTo = outputs.length === 0 ? plainLink : await links();
   const { progress } = presentSummary(job);
   const text = [
-    ...outputs.map((output) => frame('output', presentOutput(jobId, output, linkTo))),
-    progress === null ? '' : frame('progress', progress),
-    frame('status', statusOf(job), lastId),
+    ...outputs.map((output) => frame({ event: 'output', data: presentOutput(jobId, output, linkTo) })),
+    progress === null ? '' : frame({ event: 'progress', data: progress }),
+    frame({ event: 'status', data: statusOf(job) }, lastId),
   ].join('');
   return { text, sent: sentOf(job, lastId), ended, more: false };
 }
@@ -139,25 +143,34 @@ async function takeChange(
   }
   if (state === null) return { text: '', sent, ended: gone, more: false };
   const next = sentOf(state, sent.eventId);
+  const { progress } = presentSummary(state);
   const parts = [
-    next.waiting !== sent.waiting && state.status === 'queued' ? frame('status', statusOf(state)) : '',
-    next.progress !== sent.progress && next.progress !== 'null'
-      ? frame('progress', presentSummary(state).progress)
+    next.waiting !== sent.waiting && state.status === 'queued'
+      ? frame({ event: 'status', data: statusOf(state) })
       : '',
+    next.progress !== sent.progress && progress !== null ? frame({ event: 'progress', data: progress }) : '',
   ];
   return { text: parts.join(''), sent: next, ended: isFinal(state.status), more: false };
 }
 
-function frameOf({ id, ...event }: StoredEvent, linkTo: LinkTo): string {
-  if (event.type !== 'output') return frame(event.type, event.data, id);
-  return frame(event.type, { ...event.data, url: linkTo(event.data.url) }, id);
+function frameOf(event: NewsEvent, linkTo: LinkTo): string {
+  return frame(viewOf(event, linkTo), event.id);
 }
 
-function isEnd(event: StoredEvent): boolean {
+function viewOf(event: NewsEvent, linkTo: LinkTo): EventView {
+  if (event.type === 'output') {
+    return { event: 'output', data: presentOutput(event.output.job_id, event.output, linkTo) };
+  }
+  if (event.type === 'log') return { event: 'log', data: event.data };
+  // Where one is on its way, the state that follows the events says so.
+  return { event: 'status', data: { ...event.data, comingInstance: null } };
+}
+
+function isEnd(event: NewsEvent): boolean {
   return event.type === 'status' && isFinal(event.data.status);
 }
 
-function statusOf(job: JobState): StatusData {
+function statusOf(job: JobState): Extract<EventView, { event: 'status' }>['data'] {
   const { status, waitingFor, instanceId, attempt } = presentSummary(job);
   return { status, waitingFor, comingInstance: presentComing(job), instanceId, attempt, error: job.error };
 }
@@ -174,7 +187,7 @@ function sentOf(job: JobState, eventId: number): Sent {
 
 async function takePreview(view: PreviewView | null): Promise<string> {
   const preview = (await view?.take()) ?? null;
-  return preview === null ? '' : frame('preview', preview);
+  return preview === null ? '' : frame({ event: 'preview', data: preview });
 }
 
 /** Sends a browser to another replica soon, and not all browsers at the same moment. */
@@ -182,6 +195,6 @@ function farewell(): string {
   return `retry: ${Math.round(100 + Math.random() * 900)}\n: the service stops\n\n`;
 }
 
-function frame(type: string, data: unknown, id?: number): string {
-  return `${id === undefined ? '' : `id: ${id}\n`}event: ${type}\ndata: ${JSON.stringify(data)}\n\n`;
+function frame({ event, data }: EventView, id?: number): string {
+  return `${id === undefined ? '' : `id: ${id}\n`}event: ${event}\ndata: ${JSON.stringify(data)}\n\n`;
 }

@@ -182,8 +182,8 @@ test('a copy leaves to its original the machines, the unfinished jobs and the na
   ]);
   expect(await read('select * from jobs where finished_at is null')).toEqual([]);
   expect(await read('select * from slots')).toEqual([]);
-  expect(await read(`select data->>'status' as status from job_events where type = 'status'`)).toEqual([
-    { status: 'canceled' },
+  expect(await read(`select data from job_events where type = 'status'`)).toEqual([
+    { data: { status: 'canceled', waitingFor: null, instanceId: null, attempt: 0, error: null } },
   ]);
   expect(await read('select name from service_values')).toEqual([{ name: 'odd' }]);
   expect(await labelPrefix(target.database.db, { LABEL_PREFIX: 'cfy', DEPLOYMENT: undefined })).not.toBe(

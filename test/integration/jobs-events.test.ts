@@ -16,7 +16,7 @@ import { createStreams, type StreamRequest, type StreamTiming } from '../../src/
 import { collector } from '../support/collector.ts';
 import { openDatabase } from '../support/database.ts';
 import { createTestApp } from '../support/http.ts';
-import { openEvents, type SentEvent } from '../support/job-events.ts';
+import { openEvents, openJudge, type SentEvent } from '../support/job-events.ts';
 import { createJobBench, fresh, type JobBench } from '../support/jobs.ts';
 import { emptyImage, slowFrames } from '../support/workflows.ts';
 
@@ -113,6 +113,48 @@ describe('GET /jobs/:id/events', () => {
     await bench.run(id);
     const events = await (await openEvents(eventsOf(id))).rest();
     expect(events.map(nameOf)).toEqual(['output', 'succeeded']);
+  });
+
+  it('sends each event in one shape, the documented one: as it happens, after a lost connection, in a snapshot', async () => {
+    bench.double.knobs.nodes = {
+      Sampler: { durationMs: 400, steps: 20, previews: true, outputCount: 1 },
+    };
+    const id = await bench.submit({
+      ...fresh(emptyImage),
+      '3': { class_type: 'PreviewAny', inputs: { source: 'some words' } },
+      '4': { class_type: 'Sampler', inputs: { seed: Math.random() } },
+    });
+    const stream = await openEvents(eventsOf(id, '?previews=true'));
+    const first = await stream.next();
+    const { outputs } = await bench.run(id);
+    const live = await stream.rest();
+    const resumed = await (await openEvents(eventsOf(id), first?.id)).rest();
+    const snapshot = await (await openEvents(eventsOf(id))).rest();
+
+    const all = [...live, ...resumed, ...snapshot];
+    expect(new Set(all.map(({ type }) => type))).toEqual(
+      new Set(['status', 'progress', 'output', 'log', 'preview']),
+    );
+    const complaintOf = await openJudge(url);
+    expect(all.map(complaintOf).filter((complaint) => complaint !== null)).toEqual([]);
+    expect(outputs.map(({ text }) => text)).toContain('some words');
+    for (const events of [live, resumed, snapshot]) {
+      expect(events.flatMap(({ type, data }) => (type === 'output' ? [data] : []))).toEqual(outputs);
+      expect(events.at(-1)).toEqual(snapshot.at(-1));
+    }
+  });
+
+  it('shows an output as it is by now, also who comes back late', async () => {
+    const id = await bench.submit(fresh(emptyImage));
+    const queued = await (await openEvents(eventsOf(id))).next();
+    await bench.run(id);
+    await bench.database.db
+      .updateTable('outputs')
+      .set({ asset_id: null, expired_at: new Date() })
+      .where('job_id', '=', id)
+      .execute();
+    const missed = await openEvents(eventsOf(id), queued?.id);
+    expect((await missed.nextOf('output')).data).toEqual((await bench.job(id)).outputs[0]);
   });
 
   it('goes on in another replica when the first one stops, which says so, and nothing is missed', async () => {
@@ -218,8 +260,12 @@ describe('GET /jobs/:id/events', () => {
     await bench.dispatch();
     const stream = open({ jobId: id }, { pollMs: 20 });
     await stream.next();
-    const nextStatus = async () =>
-      JSON.parse(/data: (.*)/.exec((await stream.next()).value ?? '')?.[1] ?? '');
+    const complaintOf = await openJudge(url);
+    const nextStatus = async () => {
+      const data = JSON.parse(/data: (.*)/.exec((await stream.next()).value ?? '')?.[1] ?? '');
+      expect(complaintOf({ id: null, type: 'status', data })).toBeNull();
+      return data;
+    };
     expect(await nextStatus()).toMatchObject({
       waitingFor: 'The machine loads its image.',
       comingInstance: { ...coming, phaseStartedAt: expect.any(String) },

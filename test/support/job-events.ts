@@ -1,4 +1,5 @@
 // Reads the events of a job as a browser would.
+import { Ajv2020 } from 'ajv/dist/2020.js';
 import { expect } from 'vitest';
 
 export interface SentEvent {
@@ -45,6 +46,17 @@ export async function openEvents(
       for await (const event of events) rest.push(event);
       return rest;
     },
+  };
+}
+
+/** Reads the OpenAPI document of the service at `url`, and says of an event what is not as it is described there; null where all is. */
+export async function openJudge(url: string): Promise<(event: SentEvent) => string | null> {
+  const ajv = new Ajv2020({ strict: false, validateFormats: false });
+  ajv.addSchema(Object(await (await fetch(`${url}/openapi.json`)).json()), 'api');
+  const isDocumented = ajv.compile({ $ref: 'api#/components/schemas/JobEvent' });
+  return ({ id, type: event, data }) => {
+    const isFine = isDocumented({ event, data, ...(id === null ? {} : { id: String(id) }) });
+    return isFine ? null : `${JSON.stringify({ event, data })}: ${ajv.errorsText(isDocumented.errors)}`;
   };
 }
 
