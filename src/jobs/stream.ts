@@ -139,7 +139,9 @@ async function takeChange(
   if (last !== undefined) {
     const linkTo = events.some(({ type }) => type === 'output') ? await links() : plainLink;
     const text = events.map((event) => frameOf(event, linkTo)).join('');
-    return { text, sent: { ...sent, eventId: last.id }, ended: events.some(isEnd), more: true };
+    // A status says nothing of what the job waits for, which may be the same as before.
+    const waiting = events.some(({ type }) => type === 'status') ? nothingSent.waiting : sent.waiting;
+    return { text, sent: { ...sent, eventId: last.id, waiting }, ended: events.some(isEnd), more: true };
   }
   if (state === null) return { text: '', sent, ended: gone, more: false };
   const next = sentOf(state, sent.eventId);

@@ -6,6 +6,7 @@ import type { Database } from '../../src/database/database.ts';
 import type { Notifications } from '../../src/database/notifications.ts';
 import type { Tables } from '../../src/database/tables.ts';
 import type { App } from '../../src/http/server.ts';
+import { appendEvent } from '../../src/jobs/events.ts';
 import { createKnownNodes } from '../../src/jobs/known-nodes.ts';
 import { createPreviewWriter } from '../../src/jobs/preview-writer.ts';
 import { createProgressWriter } from '../../src/jobs/progress-writer.ts';
@@ -238,6 +239,28 @@ describe('GET /jobs/:id/events', () => {
     });
     await bench.jobs.cancel(id);
     expect(await stream.rest()).toMatchObject([{ data: { status: 'canceled' } }]);
+  });
+
+  it('says again what a job waits for when it waits again for the same', async () => {
+    const id = await bench.submit(emptyImage, nowhere);
+    await bench.dispatch();
+    const stream = open({ jobId: id });
+    await stream.next();
+    expect((await stream.next()).value).toContain('No ready');
+    const past = { waitingFor: null, instanceId: null, attempt: 1, error: null };
+    await bench.deps.db.transaction().execute(async (trx) => {
+      await trx.updateTable('jobs').set({ attempt: 1 }).where('id', '=', id).execute();
+      await appendEvent(
+        trx,
+        id,
+        { type: 'status', data: { ...past, status: 'running' } },
+        { type: 'status', data: { ...past, status: 'queued' } },
+      );
+    });
+    expect((await stream.next()).value).toContain('"running"');
+    expect((await stream.next()).value).toContain('No ready');
+    await stream.return(undefined);
+    await bench.jobs.cancel(id);
   });
 
   it('shows the phase of the instance that a job waits for, and what the phase is at', async () => {
