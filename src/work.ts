@@ -18,6 +18,8 @@ import { deliver, type DeliveryDeps } from './webhooks/deliver.ts';
 import { sweepDeliveries } from './webhooks/sweep.ts';
 
 const INSTANCE_HANDS = 8;
+/** They wait for their turn at the provider most of the time, and those that ask alike wait for the same answer. */
+const SEARCH_HANDS = 32;
 /** However many instances there may be, one process follows no more jobs than this; another replica takes the rest. */
 const MAX_RUN_HANDS = 64;
 /** They wait for receivers most of the time, and some never answer. */
@@ -43,6 +45,7 @@ export async function startWork({
   await queues.work('instance', INSTANCE_HANDS, (message, context) =>
     stepInstance(instances, message, context),
   );
+  await queues.work('search', SEARCH_HANDS, (message, context) => stepInstance(instances, message, context));
   queues.loop('dispatch', async () => {
     await dispatch(runs);
     // Whatever changes what jobs wait for wakes the dispatch of every replica, and after it its fleet.

@@ -6,7 +6,14 @@ import type { Logger } from 'pino';
 import { messageOf } from '../errors.ts';
 import { startLoop } from './loop.ts';
 import type { Notifications } from './notifications.ts';
-import { queueNames, type LoopName, type QueueMessages, type QueueName, type Queues } from './queues.ts';
+import {
+  queueNames,
+  type Executor,
+  type LoopName,
+  type QueueMessages,
+  type QueueName,
+  type Queues,
+} from './queues.ts';
 import type { Tables } from './tables.ts';
 import { within } from './within.ts';
 import { claimKey, startWorker, type Claim, type ClaimStore, type Worker } from './worker.ts';
@@ -31,6 +38,7 @@ interface QueueSettings<M> {
 
 const settings: { [Q in QueueName]: QueueSettings<QueueMessages[Q]> } = {
   instance: { key: ({ instanceId }) => instanceId, sharesKeys: true },
+  search: { key: ({ instanceId }) => instanceId, sharesKeys: true },
   run: { key: ({ attemptId }) => attemptId },
   deliver: { key: ({ lane }) => lane, sharesKeys: true },
   sweep: { merges: true },
@@ -156,6 +164,16 @@ export function createQueues({ pool, db, notifications, exclusive, log }: Queues
       if (id === null) throw new Error(`The queue ${queue} did not take a message`);
       if (afterMs <= 0) await notifications.publish(executor, channel, queue);
       else if (afterMs < shortWaitMs) wakeLater(queue, afterMs);
+    },
+
+    missing: async <Q extends QueueName>(executor: Executor, queue: Q, messages: QueueMessages[Q][]) => {
+      const texts = messages.map((message) => JSON.stringify(message));
+      const { rows } = await sql<{ data: QueueMessages[Q] }>`
+        select asked.data from unnest(${texts}::jsonb[]) as asked (data) where not exists (
+          select from ${table} job where name = ${queue} and state <= 'active' and job.data = asked.data)`.execute(
+        executor,
+      );
+      return rows.map(({ data }) => data);
     },
 
     loop: (name, act) => {

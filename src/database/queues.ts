@@ -6,6 +6,8 @@ import type { Tables } from './tables.ts';
 export interface QueueMessages {
   /** One step of one instance. Active once at a time for each instance. */
   instance: { instanceId: string; wake: number };
+  /** A step that looks for an offer: it may wait for minutes until the provider can be asked, and keeps no other step waiting. */
+  search: { instanceId: string; wake: number };
   /** One attempt of one job on one slot. Active once at a time for each attempt; comes back after a crash. */
   run: { jobId: string; attemptId: string; instanceId: string; slot: number };
   /**
@@ -30,6 +32,7 @@ export type LoopName = 'dispatch' | 'fleet';
 export type QueueName = keyof QueueMessages;
 export const queueNames = [
   'instance',
+  'search',
   'run',
   'sweep',
   'money',
@@ -74,6 +77,12 @@ export interface Queues {
     message: QueueMessages[Q],
     options?: SendOptions,
   ): Promise<void>;
+  /** Those of the messages that neither wait nor are worked on: they were done, or got lost. */
+  missing<Q extends QueueName>(
+    executor: Executor,
+    queue: Q,
+    messages: QueueMessages[Q][],
+  ): Promise<QueueMessages[Q][]>;
   /** Runs a loop from now on, at once and whenever it is woken. `act` may resolve with the milliseconds until it wants to look again. */
   loop(name: LoopName, act: (context: HandlerContext) => Promise<number | void>): void;
   /** Wakes a loop in every replica; the wake-up leaves at commit. */

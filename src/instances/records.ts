@@ -42,10 +42,11 @@ export async function wakeInstance(
     .set((eb) => ({ wake: eb('wake', '+', 1), next_step_at: new Date(now.getTime() + afterMs) }))
     .where('id', '=', instanceId)
     .where('status', '<>', 'terminated')
-    .returning('wake')
+    .returning(['wake', 'status', 'phase'])
     .executeTakeFirst();
   if (row === undefined) return;
-  await queues.send(trx, 'instance', { instanceId, wake: row.wake }, afterMs > 0 ? { afterMs } : {});
+  const queue = row.status === 'provisioning' && row.phase === 'searching' ? 'search' : 'instance';
+  await queues.send(trx, queue, { instanceId, wake: row.wake }, afterMs > 0 ? { afterMs } : {});
 }
 
 /** Writes what a step found, if the step still owns the instance. False means that somebody woke it since: drop the result. */

@@ -4,25 +4,28 @@ import type { Queues } from '../database/queues.ts';
 import type { Tables } from '../database/tables.ts';
 import { wakeInstance } from './records.ts';
 
-/** A step that is this late has lost its wake-up; the longest provider call takes less. */
+/** A step that is this late may have lost its wake-up. */
 const LATE_SECONDS = 120;
 
-/** Wakes every live instance whose next step is overdue. Returns how many. */
-export async function sweepInstances(
-  db: Kysely<Tables>,
-  queues: Queues,
-  lateSeconds = LATE_SECONDS,
-): Promise<number> {
+/**
+ * Wakes every live instance whose next step is overdue, unless its message is there: it waits for a hand or is worked on, however
+ * long the provider takes, and a new wake-up would fence off what comes of it. The message of a process that died comes back by
+ * itself. Returns how many were woken.
+ */
+export async function sweepInstances(db: Kysely<Tables>, queues: Queues): Promise<number> {
   return db.transaction().execute(async (trx) => {
     const late = await trx
       .selectFrom('instances')
-      .select('id')
+      .select(['id as instanceId', 'wake'])
       .where('status', '<>', 'terminated')
-      .where(sql<boolean>`coalesce(next_step_at, created_at) < now() - make_interval(secs => ${lateSeconds})`)
+      .where(
+        sql<boolean>`coalesce(next_step_at, created_at) < now() - make_interval(secs => ${LATE_SECONDS})`,
+      )
       .forNoKeyUpdate()
       .skipLocked()
       .execute();
-    for (const { id } of late) await wakeInstance(trx, queues, id);
-    return late.length;
+    const lost = await queues.missing(trx, 'search', await queues.missing(trx, 'instance', late));
+    for (const { instanceId } of lost) await wakeInstance(trx, queues, instanceId);
+    return lost.length;
   });
 }

@@ -14,6 +14,7 @@ import { createBody, mappedPorts, minCudaOf } from './recipe.ts';
 import { withoutSecrets } from './redaction.ts';
 import { rentalView } from './rental-view.ts';
 import type { InstanceRow } from './schemas.ts';
+import { sharedSearch } from './shared-search.ts';
 import { createTransport } from './transport.ts';
 
 export interface VastProviderOptions {
@@ -60,6 +61,12 @@ export function createVastProvider({
     },
   });
 
+  const search = sharedSearch(
+    (wanted, signal) =>
+      findOffers((body) => client.search(body, signal), { ...wanted, needs: needsOf(config) }),
+    closing.signal,
+  );
+
   async function listAll(signal?: AbortSignal): Promise<ProviderInstance[]> {
     return (await client.list(() => ({}), until(signal))).map(view);
   }
@@ -68,11 +75,7 @@ export function createVastProvider({
     name: 'vast',
 
     searchOffers: (requirements, { machineId, signal } = {}) =>
-      findOffers((body) => client.search(body, until(signal)), {
-        requirements,
-        needs: needsOf(config),
-        machineId,
-      }),
+      givenUpAsError('Searching offers', search({ requirements, machineId }, until(signal))),
 
     async launch(request, signal) {
       const rental = {
@@ -84,7 +87,7 @@ export function createVastProvider({
     },
 
     async describe(providerInstanceId, signal) {
-      const row = await givenUpAsError(reader.read(providerInstanceId, until(signal)));
+      const row = await givenUpAsError('Reading an instance', reader.read(providerInstanceId, until(signal)));
       return row === null ? { kind: 'absent' } : { kind: 'present', instance: view(row) };
     },
 
@@ -118,12 +121,12 @@ function needsOf(config: RecipeConfig): { ports: number; minCuda: number } {
   return { ports: Math.max(2, mappedPorts(config).length + ssh), minCuda: minCudaOf(config) };
 }
 
-/** A read that is shared by several callers ends for one of them with that caller's own reason. */
-async function givenUpAsError<T>(read: Promise<T>): Promise<T> {
+/** An answer that is shared by several callers ends for one of them with that caller's own reason. */
+async function givenUpAsError<T>(what: string, answer: Promise<T>): Promise<T> {
   try {
-    return await read;
+    return await answer;
   } catch (error) {
     if (error instanceof ProviderError) throw error;
-    throw new ProviderError('unavailable', 'Reading an instance: given up', { cause: error });
+    throw new ProviderError('unavailable', `${what}: given up`, { cause: error });
   }
 }

@@ -53,6 +53,14 @@ async function rent(json: object = {}): Promise<Instance> {
   return body;
 }
 
+/** Limits that many instances keep to. */
+const roomy = {
+  MAX_INSTANCES: '20',
+  MAX_TOTAL_PRICE_PER_HOUR_USD: '100',
+  MAX_SPEND_PER_DAY_USD: 'none',
+  MAX_SPEND_PER_MONTH_USD: 'none',
+};
+
 const settled = (instance: Instance) => instance.status === 'ready' || instance.status === 'terminated';
 
 describe('renting an instance', () => {
@@ -241,6 +249,38 @@ describe('renting an instance', () => {
     );
     expect(gone.rentals[0]?.status).toBe('gone');
     expect(vast.liveRentals()).toHaveLength(0);
+  });
+
+  it('keeps no machine from being destroyed while many instances wait for an answer to their search', async () => {
+    await start({ creditUsd: 1000 }, roomy);
+    const { id } = await rent();
+    await service.until<Instance>(`/instances/${id}`, settled);
+    vast.knobs.faultChances.search = [{ fault: 'hang', chance: 1 }];
+    const others = await Promise.all(Array.from({ length: 10 }, () => rent()));
+    await Promise.all(
+      others
+        .slice(0, 8)
+        .map((other) =>
+          service.until<Instance>(`/instances/${other.id}`, ({ phase }) => phase === 'searching'),
+        ),
+    );
+    await service.call(`/instances/${id}`, { method: 'DELETE' });
+    await service.until<Instance>(`/instances/${id}`, ({ status }) => status === 'terminated', 10_000);
+    expect(vast.liveRentals()).toHaveLength(0);
+  });
+
+  it('ends an instance at once that waits for an answer to its search', async () => {
+    await start();
+    vast.knobs.faultChances.search = [{ fault: 'hang', chance: 1 }];
+    const { id } = await rent();
+    await vast.until(() => vast.counters.calls.search === 1);
+    await service.call(`/instances/${id}`, { method: 'DELETE' });
+    const ended = await service.until<Instance>(
+      `/instances/${id}`,
+      ({ status }) => status === 'terminated',
+      10_000,
+    );
+    expect(ended).toMatchObject({ terminationReason: 'requested', rentals: [] });
   });
 
   it('ends an instance that is still being rented without losing its machine', async () => {

@@ -403,6 +403,50 @@ describe('the view of one rental', () => {
   });
 });
 
+describe('searches at the same time', () => {
+  /** Waits for each search to begin: a turn comes after the last one has gone. */
+  const paced = { paces: { ...noIntervals.paces, search: { calls: 1, perMs: 150, penaltyMs: 0 } } };
+
+  it('go out as one where they ask alike, and one that comes later gets a new answer', async () => {
+    const { double, provider } = await start({ intervals: paced });
+    const ask = (gpuCount = 1) => provider.searchOffers(requirements({ gpuCount }));
+    const alike = Array.from({ length: 12 }, () => ask());
+    const other = ask(2);
+    const [first] = await Promise.all(alike);
+    expect(first?.offers.length).toBeGreaterThan(0);
+    expect((await other).offers).not.toEqual(first?.offers);
+    expect(double.counters.calls.search).toBe(2);
+
+    const before = ask();
+    await double.until(() => double.counters.calls.search === 3);
+    const machine = double.addOffer({ gpuName: 'RTX 4090', gpuPricePerHourUsd: 0.05 });
+    const machinesIn = async (search: typeof before) =>
+      (await search).offers.map(({ machineId }) => machineId);
+    const after = ask();
+    await before;
+    expect(await machinesIn(after)).toContain(String(machine.machineId));
+  });
+
+  it('are given up one by one, and one for which nobody waits is not made', async () => {
+    const { double, provider } = await start({ intervals: paced });
+    const [leaving, gone] = [new AbortController(), new AbortController()];
+    const first = provider.searchOffers(requirements());
+    const [left, stayed] = [
+      provider.searchOffers(requirements({ minVramGb: 20 }), { signal: leaving.signal }),
+      provider.searchOffers(requirements({ minVramGb: 20 })),
+    ];
+    const unwanted = provider.searchOffers(requirements({ gpuCount: 2 }), { signal: gone.signal });
+    leaving.abort(new Error('left'));
+    gone.abort(new Error('gone'));
+    await expect(left).rejects.toMatchObject({ kind: 'unavailable' });
+    await expect(unwanted).rejects.toMatchObject({ kind: 'unavailable' });
+    expect((await first).offers.length).toBeGreaterThan(0);
+    expect((await stayed).offers.length).toBeGreaterThan(0);
+    await provider.searchOffers(requirements());
+    expect(double.counters.calls.search).toBe(3);
+  });
+});
+
 it('a wrong key is unauthorized everywhere, and the error does not show it', async () => {
   const wrongKey = 'wrong-key-0123456789';
   const { provider } = await start({ env: { VASTAI_API_KEY: wrongKey } });

@@ -1,0 +1,38 @@
+// Searches that ask alike go out as one: the endpoint gives few turns, and many instances look for the same at the same time.
+import type { OfferSearch } from '../instances/provider.ts';
+import { batched } from '../support/batched.ts';
+import type { OfferQuery } from './offers.ts';
+import { orAborted } from './rate-limit.ts';
+
+type Wanted = Pick<OfferQuery, 'requirements' | 'machineId'>;
+type Search = (wanted: Wanted, signal: AbortSignal) => Promise<OfferSearch>;
+
+/**
+ * Makes one search after the other, each for all who waited for it when it began, so that no answer is older than its question.
+ * A search for which nobody waits any more is not made. `closing` ends the one that is under way.
+ */
+export function sharedSearch(search: Search, closing: AbortSignal): Search {
+  /** Of those who wait, by what they ask. */
+  const signals = new Map<string, AbortSignal[]>();
+  const ask = batched(
+    (waiting: Wanted[]) =>
+      Promise.all(
+        waiting.map((wanted) => {
+          const key = keyOf(wanted);
+          const isWanted = signals.get(key)?.some(({ aborted }) => !aborted) === true;
+          signals.delete(key);
+          return search(wanted, isWanted ? closing : AbortSignal.abort());
+        }),
+      ),
+    { keyOf, most: 1 },
+  );
+  return (wanted, signal) => {
+    const key = keyOf(wanted);
+    signals.set(key, [...(signals.get(key) ?? []), signal]);
+    return orAborted(ask(wanted), signal);
+  };
+}
+
+function keyOf(wanted: Wanted): string {
+  return JSON.stringify(wanted);
+}
