@@ -65,27 +65,11 @@ export function createBudget({ db, config, clock }: BudgetDeps): Budget {
       return findObstacle(config, standing, ask);
     },
 
-    async firstAffordable(offers, terms) {
-      const now = clock.now();
-      const standing = await readStanding(db, config, now, 'requested before');
-      let first: Obstacle | null = null;
-      for (const offer of offers) {
-        const ask = commitmentTo(costsOf(offer), terms.expiresAt, config, now);
-        const obstacle = tooDear(offer, terms) ?? findObstacle(config, standing, ask);
-        if (obstacle === null) return offer;
-        first ??= obstacle;
-      }
-      if (first === null) throw new Error('No offer was given to choose from.');
-      return first;
-    },
+    firstAffordable: (offers, terms) => firstWithin(db, offers, terms),
 
-    async reserve(trx, offer, terms) {
-      const dear = tooDear(offer, terms);
-      if (dear !== null) return dear;
+    async reserve(trx, order, terms) {
       await lockMoney(trx);
-      const now = clock.now();
-      const standing = await readStanding(trx, config, now, 'requested before');
-      return findObstacle(config, standing, commitmentTo(costsOf(offer), terms.expiresAt, config, now));
+      return firstWithin(trx, await order(), terms);
     },
 
     async mayAdopt(trx, offer, terms) {
@@ -98,6 +82,24 @@ export function createBudget({ db, config, clock }: BudgetDeps): Budget {
       return findObstacle(config, standing, ask) === null;
     },
   };
+
+  async function firstWithin(
+    executor: Executor,
+    offers: readonly Offer[],
+    terms: Terms,
+  ): Promise<Offer | Obstacle> {
+    const now = clock.now();
+    const standing = await readStanding(executor, config, now, 'requested before');
+    let first: Obstacle | null = null;
+    for (const offer of offers) {
+      const ask = commitmentTo(costsOf(offer), terms.expiresAt, config, now);
+      const obstacle = tooDear(offer, terms) ?? findObstacle(config, standing, ask);
+      if (obstacle === null) return offer;
+      first ??= obstacle;
+    }
+    if (first === null) throw new Error('No offer was given to choose from.');
+    return first;
+  }
 }
 
 export function limitsOf(config: BudgetConfig): Limits {

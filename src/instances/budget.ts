@@ -51,10 +51,15 @@ export interface Budget {
   /** The first of the offers whose worst case can be paid, or why none can. Not a promise: `reserve` decides. */
   firstAffordable(offers: readonly Offer[], terms: Terms): Promise<Offer | Obstacle>;
   /**
-   * Whether an offer may be rented, by the worst case: its price until its latest end, its disk, and what may be downloaded to it.
-   * To be asked in the transaction that writes the rental, before it is written: nobody else decides until that ends.
+   * The first of the offers that may be rented, by the worst case: its price until its latest end, its disk, and what may be
+   * downloaded to it. To be asked in the transaction that writes the rental, before it is written: nobody else decides until that
+   * ends. `order` is called when nobody else decides any more, so it sees all that was rented before.
    */
-  reserve(trx: Transaction<Tables>, offer: Offer, terms: Terms): Promise<Obstacle | null>;
+  reserve(
+    trx: Transaction<Tables>,
+    order: () => Promise<readonly Offer[]>,
+    terms: Terms,
+  ): Promise<Offer | Obstacle>;
   /**
    * Whether a machine that counts for nobody may become one more instance. Asked like `reserve`; those that were accepted and
    * have no machine yet come first.

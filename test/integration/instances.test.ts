@@ -1,6 +1,6 @@
 // Renting through the API against the double of vast.ai: from an offer to a ready instance, and what can go wrong between.
 import { afterEach, describe, expect, it } from 'vitest';
-import { startVastDouble, type VastDouble } from '../doubles/vast/index.ts';
+import { defaultOffers, startVastDouble, type VastDouble } from '../doubles/vast/index.ts';
 import { instantPhases } from '../doubles/vast/knobs.ts';
 import { startTestService, type TestService } from '../support/service.ts';
 
@@ -267,6 +267,30 @@ describe('renting an instance', () => {
     await service.call(`/instances/${id}`, { method: 'DELETE' });
     await service.until<Instance>(`/instances/${id}`, ({ status }) => status === 'terminated', 10_000);
     expect(vast.liveRentals()).toHaveLength(0);
+  });
+
+  it('gives instances that search at the same time a machine each at the first try', async () => {
+    await start({ creditUsd: 1000 }, roomy);
+    const rented = await Promise.all(Array.from({ length: 5 }, () => rent()));
+    const ready = await Promise.all(
+      rented.map(({ id }) => service.until<Instance>(`/instances/${id}`, settled)),
+    );
+    expect(ready.map(({ status, rentals }) => [status, rentals.length])).toEqual(
+      rented.map(() => ['ready', 1]),
+    );
+    expect(new Set(ready.map(({ rentals }) => rentals[0]?.machineId)).size).toBe(rented.length);
+  });
+
+  it('rents of a machine that is just being rented where there is no other', async () => {
+    const [spec] = defaultOffers();
+    if (spec === undefined) throw new Error('The double has no offers.');
+    await start({ offers: [{ ...spec, slices: 2 }] }, { SHUTDOWN_TIMEOUT_SECONDS: '1' });
+    vast.knobs.faults.create.push('hang');
+    await rent();
+    await vast.until(() => vast.counters.calls.create === 1);
+    const { id } = await rent();
+    const ready = await service.until<Instance>(`/instances/${id}`, settled);
+    expect(ready).toMatchObject({ status: 'ready', rentals: [{ machineId: String(spec.machineId) }] });
   });
 
   it('ends an instance at once that waits for an answer to its search', async () => {

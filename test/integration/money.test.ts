@@ -5,6 +5,7 @@ import { v7 as uuid } from 'uuid';
 import { loadConfig } from '../../src/config.ts';
 import type { Database } from '../../src/database/database.ts';
 import { createBudget } from '../../src/fleet/budget.ts';
+import { isObstacle } from '../../src/instances/budget.ts';
 import { requirementsSchema } from '../../src/instances/requirements.ts';
 import type { JobCost } from '../../src/jobs/cost.ts';
 import { instantPhases, startVastDouble, type OfferSpec, type VastDouble } from '../doubles/vast/index.ts';
@@ -428,7 +429,7 @@ describe('two replicas', () => {
             .execute();
           const terms = { expiresAt: new Date(Date.now() + 3_600_000), maxPricePerHourUsd: 1 };
           const chosen = offer({ pricePerHourUsd: 0.4 });
-          if ((await budget.reserve(trx, chosen, terms)) !== null) return 'refused';
+          if (isObstacle(await budget.reserve(trx, async () => [chosen], terms))) return 'refused';
           await trx
             .insertInto('rentals')
             .values({

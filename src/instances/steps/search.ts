@@ -1,7 +1,8 @@
 // Searching: finds the best offer that was not tried yet, and writes the intention to rent it.
 import { randomBytes } from 'node:crypto';
+import type { Transaction } from 'kysely';
 import { v7 as uuid } from 'uuid';
-import type { RentalRow } from '../../database/tables.ts';
+import type { RentalRow, Tables } from '../../database/tables.ts';
 import { isObstacle, type Obstacle, type Terms } from '../budget.ts';
 import { terminationReasons } from '../instance.ts';
 import { deadManSeconds } from '../dead-man.ts';
@@ -10,7 +11,7 @@ import { recall, withoutCooling, type HostMemory } from '../machines.ts';
 import type { Offer, OfferSearch } from '../provider.ts';
 import { HIGHEST_PRICE_PER_HOUR_USD, type Requirements } from '../requirements.ts';
 import { findOffer, machineOfOffer, rankOffers } from '../ranking.ts';
-import { enterPhase } from '../records.ts';
+import { enterPhase, type InstanceUpdate } from '../records.ts';
 import {
   endInstance,
   finish,
@@ -56,7 +57,7 @@ export async function search(step: Step): Promise<void> {
   }
   const choice = await deps.budget.firstAffordable(candidates, termsOf(step));
   if (isObstacle(choice)) return waitForMoney(step, choice);
-  await rentWithin(step, choice);
+  await rentWithin(step, candidates);
 }
 
 /** Looks again after a while, until the time for searching is over. */
@@ -83,9 +84,9 @@ function termsOf(step: Step): Terms {
 }
 
 /** Writes the intention if the money is still there in that very moment: others may have taken it since it was looked at. */
-async function rentWithin(step: Step, offer: Offer): Promise<void> {
+async function rentWithin(step: Step, candidates: Offer[]): Promise<void> {
   try {
-    await intend(step, offer);
+    await intend(step, candidates);
   } catch (error) {
     if (!(error instanceof MoneyTaken)) throw error;
     await waitForMoney(step, error.obstacle);
@@ -117,8 +118,24 @@ async function machinesOfRivals({ deps, instance }: Step): Promise<Set<string>> 
   return new Set(rivals.map(({ machine_id: machineId }) => machineId));
 }
 
-/** Writes the rental with its label and secret before the provider is asked for anything. */
-async function intend(step: Step, offer: Offer): Promise<void> {
+/**
+ * Behind all others the machines that are just being rented, or were since this search began: an offer of theirs is as good as taken,
+ * unless they have more than one. Else all instances that search at the same time would go for the same machine.
+ */
+async function contestedLast(trx: Transaction<Tables>, { now }: Step, offers: Offer[]): Promise<Offer[]> {
+  const rows = await trx
+    .selectFrom('rentals')
+    .select('machine_id')
+    .where('status', '<>', 'gone')
+    .where((eb) => eb.or([eb('status', 'in', ['intended', 'creating']), eb('confirmed_at', '>=', now)]))
+    .execute();
+  const contested = new Set(rows.map(({ machine_id: machineId }) => machineId));
+  const place = ({ machineId }: Offer) => (contested.has(machineId) ? 1 : 0);
+  return offers.toSorted((a, b) => place(a) - place(b));
+}
+
+/** Chooses, and writes the rental with its label and secret before the provider is asked for anything. */
+async function intend(step: Step, candidates: Offer[]): Promise<void> {
   const { deps, instance, now } = step;
   const number = instance.rental_count + 1;
   const id = uuid();
@@ -126,18 +143,11 @@ async function intend(step: Step, offer: Offer): Promise<void> {
     ...enterPhase(instance, 'renting', number, now),
     rental_id: id,
     rental_count: number,
-    gpu_name: offer.gpuName,
-    gpu_count: offer.gpuCount,
-    vram_gb: offer.vramGb,
-    ram_gb: offer.ramGb,
-    disk_gb: offer.diskGb,
-    cuda_version: offer.cudaVersion,
-    region: offer.region,
-    message: `Renting a ${offer.gpuName} for ${offer.pricePerHourUsd.toFixed(3)} USD per hour.`,
   };
   await finish(step, update, 0, async (trx) => {
-    const obstacle = await deps.budget.reserve(trx, offer, termsOf(step));
-    if (obstacle !== null) throw new MoneyTaken(obstacle);
+    const offer = await deps.budget.reserve(trx, () => contestedLast(trx, step, candidates), termsOf(step));
+    if (isObstacle(offer)) throw new MoneyTaken(offer);
+    await trx.updateTable('instances').set(factsOf(offer)).where('id', '=', instance.id).execute();
     await trx
       .insertInto('rentals')
       .values({
@@ -155,6 +165,19 @@ async function intend(step: Step, offer: Offer): Promise<void> {
       })
       .execute();
   });
+}
+
+function factsOf(offer: Offer): InstanceUpdate {
+  return {
+    gpu_name: offer.gpuName,
+    gpu_count: offer.gpuCount,
+    vram_gb: offer.vramGb,
+    ram_gb: offer.ramGb,
+    disk_gb: offer.diskGb,
+    cuda_version: offer.cudaVersion,
+    region: offer.region,
+    message: `Renting a ${offer.gpuName} for ${offer.pricePerHourUsd.toFixed(3)} USD per hour.`,
+  };
 }
 
 /** What may be rented, the best first. */
