@@ -65,6 +65,8 @@ async function readyInstance(): Promise<Instance> {
 async function forget(instanceId: string): Promise<void> {
   const { db } = database();
   await db.deleteFrom('slots').where('instance_id', '=', instanceId).execute();
+  const rentals = db.selectFrom('rentals').select('id').where('instance_id', '=', instanceId);
+  await db.deleteFrom('rental_costs').where('rental_id', 'in', rentals).execute();
   await db.deleteFrom('rentals').where('instance_id', '=', instanceId).execute();
   await db.deleteFrom('instances').where('id', '=', instanceId).execute();
 }
@@ -73,7 +75,7 @@ async function forget(instanceId: string): Promise<void> {
 async function closeRecords(
   instanceId: string,
   reason: 'renting_timeout' | 'unreachable' = 'renting_timeout',
-  instance: { expires_at?: Date } = {},
+  instance: { expires_at?: Date; pending_reason?: 'requested' } = {},
 ): Promise<void> {
   const { db } = database();
   const gone = { status: 'gone', gone_at: new Date(Date.now() - 60_000), end_reason: reason } as const;
@@ -210,10 +212,13 @@ describe('a rental with our label and no record', () => {
     expect(row).toEqual({ idle_minutes: 7, ...inFleet });
   });
 
-  it('is destroyed even by the policy to adopt when the life that was asked for is over', async () => {
+  it.each([
+    ['the life that was asked for is over', { expires_at: new Date(0) }],
+    ['its caller has ended the instance', { pending_reason: 'requested' }],
+  ] as const)('is destroyed even by the policy to adopt when %s', async (_when, end) => {
     await start({ ORPHAN_POLICY: 'adopt' });
     const { id } = await readyInstance();
-    await closeRecords(id, 'renting_timeout', { expires_at: new Date(Date.now() - 1) });
+    await closeRecords(id, 'renting_timeout', end);
     await vast.until(() => vast.liveRentals().length === 0);
     const { items } = (await service.call<{ items: Instance[] }>('/instances')).body;
     expect(items[0]).toMatchObject({ terminationReason: 'orphaned', rentals: [{ endReason: 'orphaned' }] });
