@@ -6,6 +6,7 @@ import type { PhaseTime, TerminationReason } from './instance.ts';
 import { instanceIdIn } from './label.ts';
 import type { Offer, ProviderInstance } from './provider.ts';
 import { publicOfferId } from './ranking.ts';
+import { machineFactsOf } from './records.ts';
 import type { InstanceDeps } from './steps/step.ts';
 
 export interface Orphan {
@@ -101,13 +102,7 @@ export async function recordForDestroying(
       status: 'terminating',
       rental_id: rentalId,
       rental_count: 1,
-      gpu_name: offer.gpuName,
-      gpu_count: offer.gpuCount,
-      vram_gb: offer.vramGb,
-      ram_gb: offer.ramGb,
-      disk_gb: offer.diskGb,
-      cuda_version: offer.cudaVersion,
-      region: offer.region,
+      ...machineFactsOf(offer),
       pending_reason: 'orphaned',
       pending_detail: evidence,
       message: evidence,
@@ -156,13 +151,7 @@ export async function recordForUse(
       wanted_offer_id: publicOfferId(offer),
       rental_id: rentalId,
       rental_count: 1,
-      gpu_name: offer.gpuName,
-      gpu_count: offer.gpuCount,
-      vram_gb: offer.vramGb,
-      ram_gb: offer.ramGb,
-      disk_gb: offer.diskGb,
-      cuda_version: offer.cudaVersion,
-      region: offer.region,
+      ...machineFactsOf(offer),
       api_key: earlier.api_key,
       idle_minutes: earlier.idle_minutes,
       expires_at: earlier.expires_at,

@@ -3,6 +3,7 @@ import { sql, type Transaction, type UpdateObject } from 'kysely';
 import type { Executor, Queues } from '../database/queues.ts';
 import type { InstanceRow, RentalRow, Tables } from '../database/tables.ts';
 import type { InstancePhase, PhaseTime } from './instance.ts';
+import type { Offer } from './provider.ts';
 
 export type InstanceUpdate = UpdateObject<Tables, 'instances'>;
 
@@ -47,6 +48,19 @@ export async function wakeInstance(
   if (row === undefined) return;
   const queue = row.status === 'provisioning' && row.phase === 'searching' ? 'search' : 'instance';
   await queues.send(trx, queue, { instanceId, wake: row.wake }, afterMs > 0 ? { afterMs } : {});
+}
+
+/** What an instance shows of the machine that was rented for it. */
+export function machineFactsOf(offer: Offer) {
+  return {
+    gpu_name: offer.gpuName,
+    gpu_count: offer.gpuCount,
+    vram_gb: offer.vramGb,
+    ram_gb: offer.ramGb,
+    disk_gb: offer.diskGb,
+    cuda_version: offer.cudaVersion,
+    region: offer.region,
+  };
 }
 
 /** Writes what a step found, if the step still owns the instance. False means that somebody woke it since: drop the result. */

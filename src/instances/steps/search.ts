@@ -11,7 +11,7 @@ import { recall, withoutCooling, type HostMemory } from '../machines.ts';
 import type { Offer, OfferSearch } from '../provider.ts';
 import { HIGHEST_PRICE_PER_HOUR_USD, type Requirements } from '../requirements.ts';
 import { findOffer, machineOfOffer, rankOffers } from '../ranking.ts';
-import { enterPhase, type InstanceUpdate } from '../records.ts';
+import { enterPhase, machineFactsOf } from '../records.ts';
 import {
   endInstance,
   finish,
@@ -147,7 +147,12 @@ async function intend(step: Step, candidates: Offer[]): Promise<void> {
   await finish(step, update, 0, async (trx) => {
     const offer = await deps.budget.reserve(trx, () => contestedLast(trx, step, candidates), termsOf(step));
     if (isObstacle(offer)) throw new MoneyTaken(offer);
-    await trx.updateTable('instances').set(factsOf(offer)).where('id', '=', instance.id).execute();
+    const message = `Renting a ${offer.gpuName} for ${offer.pricePerHourUsd.toFixed(3)} USD per hour.`;
+    await trx
+      .updateTable('instances')
+      .set({ ...machineFactsOf(offer), message })
+      .where('id', '=', instance.id)
+      .execute();
     await trx
       .insertInto('rentals')
       .values({
@@ -165,19 +170,6 @@ async function intend(step: Step, candidates: Offer[]): Promise<void> {
       })
       .execute();
   });
-}
-
-function factsOf(offer: Offer): InstanceUpdate {
-  return {
-    gpu_name: offer.gpuName,
-    gpu_count: offer.gpuCount,
-    vram_gb: offer.vramGb,
-    ram_gb: offer.ramGb,
-    disk_gb: offer.diskGb,
-    cuda_version: offer.cudaVersion,
-    region: offer.region,
-    message: `Renting a ${offer.gpuName} for ${offer.pricePerHourUsd.toFixed(3)} USD per hour.`,
-  };
 }
 
 /** What may be rented, the best first. */
