@@ -167,6 +167,7 @@ export function createQueues({ pool, db, notifications, exclusive, log }: Queues
     },
 
     missing: async <Q extends QueueName>(executor: Executor, queue: Q, messages: QueueMessages[Q][]) => {
+      if (messages.length === 0) return [];
       const texts = messages.map((message) => JSON.stringify(message));
       const { rows } = await sql<{ data: QueueMessages[Q] }>`
         select asked.data from unnest(${texts}::jsonb[]) as asked (data) where not exists (

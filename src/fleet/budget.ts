@@ -57,12 +57,8 @@ export function createBudget({ db, config, clock }: BudgetDeps): Budget {
     },
 
     async admit(trx, terms) {
-      await lockMoney(trx);
-      const now = clock.now();
-      const standing = await readStanding(trx, config, now, 'new');
       const pricePerHourUsd = Math.min(terms.maxPricePerHourUsd, LEAST_PRICE_PER_HOUR_USD);
-      const ask = commitmentTo({ pricePerHourUsd, downloadUsd: 0 }, terms.expiresAt, config, now);
-      return findObstacle(config, standing, ask);
+      return obstacleToNew(trx, { pricePerHourUsd, downloadUsd: 0 }, terms);
     },
 
     firstAffordable: (offers, terms) => firstWithin(db, offers, terms),
@@ -75,13 +71,20 @@ export function createBudget({ db, config, clock }: BudgetDeps): Budget {
     async mayAdopt(trx, offer, terms) {
       if (tooDear(offer, terms) !== null) return false;
       if (terms.forFleet && !(await fleetHasRoom(trx, config))) return false;
-      await lockMoney(trx);
-      const now = clock.now();
-      const standing = await readStanding(trx, config, now, 'new');
-      const ask = commitmentTo(costsOf(offer), terms.expiresAt, config, now);
-      return findObstacle(config, standing, ask) === null;
+      return (await obstacleToNew(trx, costsOf(offer), terms)) === null;
     },
   };
+
+  async function obstacleToNew(
+    trx: Transaction<Tables>,
+    costs: ReturnType<typeof costsOf>,
+    { expiresAt }: Terms,
+  ): Promise<Obstacle | null> {
+    await lockMoney(trx);
+    const now = clock.now();
+    const standing = await readStanding(trx, config, now, 'new');
+    return findObstacle(config, standing, commitmentTo(costs, expiresAt, config, now));
+  }
 
   async function firstWithin(
     executor: Executor,

@@ -57,8 +57,8 @@ export async function follow(
   }
 }
 
-/** Whether it helped is seen at the next look, also where the call itself failed. */
-async function askToStop({ ref, signal, log }: Run, client: ComfyClient): Promise<void> {
+/** Whether it helped is seen later, also where the call itself failed. */
+export async function askToStop({ ref, signal, log }: Run, client: ComfyClient): Promise<void> {
   try {
     await client.cancel(ref.attemptId, signal);
   } catch (error) {

@@ -5,6 +5,7 @@ import { ComfyError, type NodeFindings } from '../comfyui/errors.ts';
 import type { ComfySession } from '../comfyui/session.ts';
 import { sleep } from '../support/sleep.ts';
 import { firstFinding } from './findings.ts';
+import { askToStop } from './follow.ts';
 import type { JobError, Workflow } from './job.ts';
 import { AttemptTaken, refresh, updateAttempt, type Run } from './run-state.ts';
 import { stopOf, verdictOfStop } from './stop.ts';
@@ -149,9 +150,7 @@ async function refuseParts(
   nodes: readonly string[],
   nodeErrors: NodeFindings = {},
 ): Promise<AttemptEnd> {
-  await client.cancel(run.ref.attemptId, run.signal).catch((error: unknown) => {
-    run.log.warn({ err: error }, 'a prompt that ComfyUI accepted in part could not be canceled');
-  });
+  await askToStop(run, client);
   const otherwise = `The checks of nodes ${nodes.join(', ')} failed.`;
   return refusal('ComfyUI would run only a part of the workflow.', nodeErrors, otherwise);
 }

@@ -55,8 +55,6 @@ export async function search(step: Step): Promise<void> {
   if (candidates.length === 0) {
     return waitFor(step, 'no_offer', explainNone(found, wanted, earlier.length));
   }
-  const choice = await deps.budget.firstAffordable(candidates, termsOf(step));
-  if (isObstacle(choice)) return waitForMoney(step, choice);
   await rentWithin(step, candidates);
 }
 
@@ -83,23 +81,23 @@ function termsOf(step: Step): Terms {
   return { expiresAt: step.instance.expires_at, maxPricePerHourUsd };
 }
 
-/** Writes the intention if the money is still there in that very moment: others may have taken it since it was looked at. */
+/** Writes the intention if there is money for it in that very moment. */
 async function rentWithin(step: Step, candidates: Offer[]): Promise<void> {
   try {
     await intend(step, candidates);
   } catch (error) {
-    if (!(error instanceof MoneyTaken)) throw error;
+    if (!(error instanceof MoneyLacking)) throw error;
     await waitForMoney(step, error.obstacle);
   }
 }
 
 /** Undoes the transaction that would have written the rental. */
-class MoneyTaken extends Error {
+class MoneyLacking extends Error {
   readonly obstacle: Obstacle;
 
   constructor(obstacle: Obstacle) {
     super(obstacle.detail);
-    this.name = 'MoneyTaken';
+    this.name = 'MoneyLacking';
     this.obstacle = obstacle;
   }
 }
@@ -146,7 +144,7 @@ async function intend(step: Step, candidates: Offer[]): Promise<void> {
   };
   await finish(step, update, 0, async (trx) => {
     const offer = await deps.budget.reserve(trx, () => contestedLast(trx, step, candidates), termsOf(step));
-    if (isObstacle(offer)) throw new MoneyTaken(offer);
+    if (isObstacle(offer)) throw new MoneyLacking(offer);
     const message = `Renting a ${offer.gpuName} for ${offer.pricePerHourUsd.toFixed(3)} USD per hour.`;
     await trx
       .updateTable('instances')
