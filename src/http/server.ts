@@ -1,6 +1,5 @@
 // The HTTP side of the service: one Fastify app with everything that stands around the domain's routes.
 import { readFileSync } from 'node:fs';
-import { METHODS } from 'node:http';
 import multipart from '@fastify/multipart';
 import Fastify, {
   LogController,
@@ -27,6 +26,7 @@ import { acceptIdempotencyKeys } from './idempotency.ts';
 import { acceptJson } from './json-body.ts';
 import { createMetrics, metricsRoutes, observeRequests, type Metrics } from './metrics.ts';
 import { describeApi, documentationRoutes, type WebhookDescriptions } from './openapi.ts';
+import { refuseOtherMethods } from './other-methods.ts';
 import { limitRate, protectBrowsers, shedLoad, stopGracefully } from './protection.ts';
 import { logRequests, requestIdOf } from './request-log.ts';
 import type { SignedLinks } from './signed-links.ts';
@@ -85,7 +85,6 @@ export async function createHttpServer(options: HttpServerOptions): Promise<App>
   app.removeContentTypeParser('text/plain');
   acceptJson(app);
 
-  const methods = collectMethods(app);
   logRequests(app);
   observeRequests(app, metrics);
   await protectBrowsers(app, config);
@@ -93,6 +92,7 @@ export async function createHttpServer(options: HttpServerOptions): Promise<App>
   stopGracefully(app, config.SHUTDOWN_TIMEOUT_SECONDS * 1000);
   identifyCallers(app, apiKeys);
   await limitRate(app, config.RATE_LIMIT_PER_MINUTE);
+  refuseOtherMethods(app);
   handleErrors(app);
   requireAuthentication(app, config, apiKeys, links);
   refuseNulInUrls(app);
@@ -104,7 +104,6 @@ export async function createHttpServer(options: HttpServerOptions): Promise<App>
   await app.register(healthRoutes({ health, version }));
   await app.register(metricsRoutes(metrics));
   for (const plugin of routes) await app.register(plugin);
-  refuseOtherMethods(app, methods);
   return app;
 }
 
@@ -137,45 +136,4 @@ async function acceptForms(app: App, config: Config): Promise<void> {
       throw new ServiceError('unsupported_media_type', 'The route takes JSON. Send application/json.');
     }
   });
-}
-
-/** Which methods each path has; filled while routes are registered. */
-function collectMethods(app: App): Map<string, Set<string>> {
-  const methods = new Map<string, Set<string>>();
-  app.addHook('onRoute', ({ url, method }) => {
-    const known = methods.get(url) ?? new Set();
-    for (const name of [method].flat()) known.add(name);
-    methods.set(url, known);
-  });
-  return methods;
-}
-
-/** Every method that Node reads, save the one that asks for a tunnel. */
-const allMethods = METHODS.filter((method) => method !== 'CONNECT');
-
-/**
- * 405 and not 404 for a path that exists, and what it answers for whoever asks by OPTIONS. Fastify knows only whole
- * routes, so each path gets one for the methods that it lacks.
- */
-function refuseOtherMethods(app: App, methods: Map<string, Set<string>>): void {
-  for (const method of allMethods) if (!app.supportedMethods.includes(method)) app.addHttpMethod(method);
-  for (const [url, known] of methods) {
-    // `known` misses what Fastify adds unseen, such as the same route with a slash at its end.
-    const lacking = allMethods.filter((method) => !app.hasRoute({ url, method }));
-    if (url === '*' || lacking.length === 0) continue;
-    const allowed = [...known, 'OPTIONS'].toSorted().join(', ');
-    app.route({
-      method: lacking,
-      url,
-      config: { public: true },
-      schema: { hide: true },
-      // In a hook, so that the body is not read first.
-      onRequest: async (request, reply) => {
-        reply.header('allow', allowed);
-        if (request.method === 'OPTIONS') return reply.code(204).send();
-        throw new ServiceError('method_not_allowed', `This path answers ${allowed}, not ${request.method}.`);
-      },
-      handler: async () => undefined,
-    });
-  }
 }
