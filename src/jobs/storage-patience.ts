@@ -10,7 +10,7 @@ import type { AttemptEnd } from './verdict.ts';
  * When that lasts too long, rejects with what `giveUp` makes of `trouble`, as in '"a.png" could not be stored', and its reason.
  */
 export async function withStoragePatience<T>(
-  { timing, log }: Run,
+  { timing, log, progress }: Run,
   trouble: string,
   work: () => Promise<T>,
   { giveUp, signal }: { giveUp: (detail: string) => AttemptEnd; signal: AbortSignal },
@@ -27,6 +27,9 @@ export async function withStoragePatience<T>(
       if (waitedMs >= patienceMs)
         throw giveUp(`${trouble} for ${Math.round(waitedMs / 1000)} s. ${error.message}`);
       log.warn({ err: error, tries, trouble }, 'the storage is full or out of reach; trying again');
+      const state = error.code === 'storage_full' ? 'full' : 'out of reach';
+      const message = `${trouble}: the storage for files is ${state}. The job waits for it and goes on.`;
+      progress.note({ kind: 'warning', message });
     }
     await sleep(backoffMs(tries, { baseMs, capMs }), signal);
   }

@@ -43,12 +43,28 @@ async function runWithFailures(
   return bench.job(id);
 }
 
+/** What its caller was told while it ran. */
+async function logOf(jobId: string): Promise<unknown[]> {
+  const lines = await bench.database.db
+    .selectFrom('job_events')
+    .select('data')
+    .where('job_id', '=', jobId)
+    .where('type', '=', 'log')
+    .orderBy('id')
+    .execute();
+  return lines.map(({ data }) => ('message' in data ? data.message : data));
+}
+
 describe('a result that cannot be stored', () => {
   it.each(['storage_full', 'storage_unavailable'] as const)(
     'is kept at the instance until it can (%s)',
     async (code) => {
       const job = await runWithFailures(code, 3, 60_000);
       expect(job).toMatchObject({ status: 'succeeded', attempt: 1, outputs: [{ contentType: 'image/png' }] });
+      const state = code === 'storage_full' ? 'full' : 'out of reach';
+      expect(await logOf(job.id)).toContainEqual(
+        expect.stringMatching(`could not be stored: the storage for files is ${state}\\. The job waits`),
+      );
     },
   );
 
@@ -106,10 +122,11 @@ describe('an input while the storage is out of reach', () => {
   it('is waited for', async () => {
     const { id: assetId } = await photo();
     const read = failing(4, 'storage_unavailable', readAsset);
-    expect(await runWith(await submitWith({ assetId }), { read })).toMatchObject({
-      status: 'succeeded',
-      attempt: 1,
-    });
+    const job = await runWith(await submitWith({ assetId }), { read });
+    expect(job).toMatchObject({ status: 'succeeded', attempt: 1 });
+    expect(await logOf(job.id)).toContain(
+      `Asset ${assetId} could not be read: the storage for files is out of reach. The job waits for it and goes on.`,
+    );
   });
 
   it.each(['storage_full', 'storage_unavailable'] as const)(
