@@ -1,18 +1,26 @@
-import { randomBytes, randomInt, randomUUID } from 'node:crypto';
-import { mkdir, rm } from 'node:fs/promises';
+import { randomBytes, randomInt } from 'node:crypto';
 import { createServer } from 'node:http';
 import type { AddressInfo } from 'node:net';
-import { join } from 'node:path';
 import sharp from 'sharp';
-import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, it } from 'vitest';
-import { openLink } from '../../src/comfyui/link.ts';
-import { openSession } from '../../src/comfyui/session.ts';
-import { busyJobs, closeSlots } from '../../src/jobs/placement.ts';
+import { describe, expect, it } from 'vitest';
+import { closeSlots } from '../../src/jobs/placement.ts';
 import type { JobView } from '../../src/jobs/presentation.ts';
 import { runAttempt } from '../../src/jobs/run.ts';
 import { COLLECTING_PER_INSTANCE } from '../../src/jobs/slots.ts';
-import { defaultKnobs } from '../doubles/comfyui/knobs.ts';
-import { createJobBench, fresh, type JobBench } from '../support/jobs.ts';
+import { fresh } from '../support/jobs.ts';
+import {
+  bench,
+  counted,
+  executing,
+  fault,
+  instanceId,
+  instanceRow,
+  png,
+  readAsset,
+  recover,
+  requests,
+  useOneInstance,
+} from '../support/one-instance.ts';
 import {
   emptyImage,
   failingRegex,
@@ -23,38 +31,8 @@ import {
   video,
 } from '../support/workflows.ts';
 
-let bench: JobBench;
-let before: JobBench['double']['counters'];
-let instanceId: string;
+useOneInstance({ INPUT_URL_ALLOWED_HOSTS: '127.0.0.1' });
 
-beforeAll(async () => {
-  bench = await createJobBench({ INPUT_URL_ALLOWED_HOSTS: '127.0.0.1' });
-  instanceId = await bench.addInstance();
-});
-afterAll(() => bench.stop());
-beforeEach(() => {
-  before = structuredClone(bench.double.counters);
-});
-afterEach(async () => {
-  Object.assign(bench.double.knobs, defaultKnobs());
-  const busy = await bench.database.db
-    .selectFrom('slots')
-    .selectAll()
-    .where('job_id', 'is not', null)
-    .execute();
-  expect(busy).toEqual([]);
-});
-
-const requests = (route: string) =>
-  (bench.double.counters.requests[route] ?? 0) - (before.requests[route] ?? 0);
-const counted = (name: 'promptsAccepted' | 'executionsStarted' | 'executionsFinished' | 'uploads') =>
-  bench.double.counters[name] - before[name];
-const executing = (job: JobView) =>
-  job.progress?.phase === 'executing' && job.attempts.at(-1)?.startedAt != null;
-const png = () =>
-  sharp({ create: { width: 32, height: 24, channels: 3, background: '#c04020' } })
-    .png()
-    .toBuffer();
 /** A job whose result cannot be had before the downloads are let go. */
 const slowToFetch = async (request = {}) => {
   bench.double.knobs.downloadBytesPerSecond = 20_000;
@@ -67,25 +45,6 @@ const partlyValid = () => ({
   '3': { class_type: 'SaveImage', inputs: { filename_prefix: 'e2e/other' } },
 });
 const collecting = (job: JobView) => job.attempts.at(-1)?.status === 'collecting';
-const instanceRow = () =>
-  bench.database.db
-    .selectFrom('instances')
-    .selectAll()
-    .select(busyJobs.as('busy'))
-    .where('id', '=', instanceId)
-    .executeTakeFirstOrThrow();
-/** As its check would write it, once ComfyUI works again. */
-const recover = async () => {
-  await bench.double.restart();
-  bench.double.knobs.wedged = false;
-  await bench.database.db
-    .updateTable('instances')
-    .set({ stuck_prompt_id: null, unreachable_since: null })
-    .where('id', '=', instanceId)
-    .execute();
-};
-const fault = (route: string, how: 'status' | 'drop-before' | 'drop-after' | 'hang', rest = {}) =>
-  bench.double.knobs.requestFaults.push({ route, how, ...rest });
 
 describe('a job', () => {
   it('runs and leaves its result, its times and its log', async () => {
@@ -536,7 +495,7 @@ describe('an attempt that is cut off', () => {
     const id = await bench.submit(scaledImage, { inputs });
     const stop = new AbortController();
     const first = bench.run(id, stop.signal);
-    await expect.poll(() => bench.double.counters.requests[route]).toBe((before.requests[route] ?? 0) + 1);
+    await expect.poll(() => requests(route)).toBe(1);
     stop.abort(new Error('The service stops.'));
     await expect(first).rejects.toThrow('The service stops.');
     expect(await bench.run(id)).toMatchObject({
@@ -616,223 +575,6 @@ describe('a submit', () => {
   });
 });
 
-describe('an unreliable instance', () => {
-  it('may lose its event stream', async () => {
-    const id = await bench.submit(fresh(slowFrames));
-    const running = bench.run(id);
-    await bench.jobWhen(id, executing);
-    bench.double.dropSockets();
-    expect(await running).toMatchObject({ status: 'succeeded' });
-    expect(counted('executionsStarted')).toBe(1);
-  });
-
-  it('may write its history after it announced the end', async () => {
-    bench.double.knobs.historyDelayMs = 200;
-    expect(await bench.run(await bench.submit(fresh(emptyImage)))).toMatchObject({ status: 'succeeded' });
-  });
-
-  it('may say nothing over an event stream that seems to be well', async () => {
-    bench.double.knobs.sockets = 'silent';
-    expect(await bench.run(await bench.submit(fresh(emptyImage)))).toMatchObject({ status: 'succeeded' });
-  });
-
-  it('may fail for a moment in every call', async () => {
-    for (const route of ['POST /upload/image', 'GET /history/{id}', 'GET /queue', 'GET /view']) {
-      fault(route, 'status', { status: 502, times: 2 });
-      fault(route, 'drop-before', { times: 1 });
-    }
-    bench.double.knobs.itemMs = 2;
-    const asset = await bench.addAsset(await png(), 'photo.png');
-    const inputs = [{ node: '1', input: 'image', assetId: asset.id }];
-    const job = await bench.run(await bench.submit(scaledImage, { inputs }));
-    expect(job).toMatchObject({ status: 'succeeded', attempts: [{ number: 1 }] });
-    expect(counted('executionsStarted')).toBe(1);
-  });
-
-  it('may give odd answers for a while: the prompt that it has is not given up', async () => {
-    bench.double.knobs.frameMs = 10;
-    const id = await bench.submit(fresh(slowFrames));
-    const running = bench.run(id);
-    await bench.jobWhen(id, executing);
-    fault('GET /history/{id}', 'status', { status: 404, times: 10 });
-    expect(await running).toMatchObject({ status: 'succeeded', attempts: [{ number: 1 }] });
-    expect(counted('executionsStarted')).toBe(1);
-  });
-
-  it('may fall silent over a job that is past its time limit: it is not begun again', async () => {
-    bench.double.knobs.itemMs = 100;
-    const id = await bench.submit(fresh(slowList), { timeLimitSeconds: 1 });
-    await bench.dispatch();
-    const ref = await bench.attemptOf(id);
-    const timing = { ...bench.deps.timing, unreachableMs: 1200, confirmStopMs: 60_000 };
-    const running = runAttempt({ ...bench.deps, timing }, ref, { signal: new AbortController().signal });
-    await bench.jobWhen(id, executing);
-    for (const route of ['GET /history/{id}', 'GET /queue', 'POST /api/jobs/{id}/cancel'])
-      fault(route, 'status', { status: 503 });
-    await running;
-    expect(await bench.job(id)).toMatchObject({
-      status: 'failed',
-      error: { code: 'time_limit', detail: expect.stringContaining('not confirmed') },
-    });
-    bench.double.knobs.requestFaults = [];
-    await bench.session.client.cancel(ref.attemptId);
-  });
-
-  it('may refuse to stop a prompt and still tell that it has ended', async () => {
-    bench.double.knobs.frameMs = 5;
-    fault('POST /api/jobs/{id}/cancel', 'status', { status: 500 });
-    const id = await bench.submit(fresh(slowFrames));
-    const running = bench.run(id);
-    await bench.jobWhen(id, executing);
-    await bench.jobs.cancel(id);
-    expect(await running).toMatchObject({
-      status: 'canceled',
-      attempts: [{ reason: 'It was canceled on request.' }],
-    });
-  });
-
-  it('may cut off a download: no half file is a result', async () => {
-    bench.double.knobs.cutDownloadAfterBytes = 40;
-    const id = await bench.submit(fresh(emptyImage));
-    const running = bench.run(id);
-    await expect
-      .poll(() => bench.double.counters.requests['GET /view'])
-      .toBeGreaterThan((before.requests['GET /view'] ?? 0) + 1);
-    bench.double.knobs.cutDownloadAfterBytes = null;
-    const job = await running;
-    expect(job.status).toBe('succeeded');
-    await expect(sharp(await readAsset(job.outputs[0]?.assetId ?? '')).stats()).resolves.toBeDefined();
-  });
-
-  it('may report a file that it does not have: the job is tried once more, and then fails and says so', async () => {
-    fault('GET /view', 'status', { status: 404 });
-    const id = await bench.submit(fresh(emptyImage));
-    expect(await bench.run(id)).toMatchObject({ status: 'queued', attempts: [{ outcome: 'failed' }] });
-    expect(await bench.run(id)).toMatchObject({
-      status: 'failed',
-      attempt: 2,
-      error: { code: 'output_unavailable', nodeId: '2' },
-      outputs: [],
-    });
-  });
-
-  it('may name a file from its cache that is gone: the job is run again without the cache', async () => {
-    const workflow = fresh(emptyImage);
-    const previewed = { ...workflow, '2': { class_type: 'PreviewImage', inputs: { images: ['1', 0] } } };
-    expect(await bench.run(await bench.submit(previewed))).toMatchObject({ status: 'succeeded' });
-    await rm(join(bench.double.dataDir, 'temp'), { recursive: true });
-    await mkdir(join(bench.double.dataDir, 'temp'));
-    const id = await bench.submit(previewed);
-    expect(await bench.run(id)).toMatchObject({ status: 'queued' });
-    expect(await bench.run(id)).toMatchObject({
-      status: 'succeeded',
-      outputs: [{ nodeId: '2', temporary: true }],
-      attempts: [{ outcome: 'failed', reason: expect.stringContaining('does not have it') }, {}],
-    });
-  });
-
-  it('may forget the prompt: the job is tried again', async () => {
-    bench.double.knobs.frameMs = 20;
-    const id = await bench.submit(fresh(slowFrames));
-    const running = bench.run(id);
-    await bench.jobWhen(id, executing);
-    await bench.double.restart();
-    expect(await running).toMatchObject({ status: 'queued', attempts: [{ outcome: 'lost' }] });
-    bench.double.knobs.frameMs = 0;
-    expect(await bench.run(id)).toMatchObject({
-      status: 'succeeded',
-      attempts: [
-        { number: 1, outcome: 'lost' },
-        { number: 2, outcome: 'succeeded' },
-      ],
-    });
-  });
-
-  it('may never run anything: it takes no more jobs, and its prompt stays for its check to see', async () => {
-    bench.double.knobs.wedged = true;
-    const id = await bench.submit(fresh(emptyImage));
-    await bench.dispatch();
-    const { attemptId } = await bench.attemptOf(id);
-    expect(await bench.run(id)).toMatchObject({
-      status: 'queued',
-      attempts: [{ outcome: 'lost', reason: expect.stringContaining('has run nothing for') }],
-    });
-    expect(await bench.session.client.queue()).toEqual({ running: [], pending: [attemptId] });
-    expect(await instanceRow()).toMatchObject({
-      stuck_prompt_id: attemptId,
-      unreachable_since: expect.any(Date),
-    });
-    expect(await bench.dispatch()).toBe(0);
-    await recover();
-    expect(await bench.run(id)).toMatchObject({ status: 'succeeded' });
-  });
-
-  it('may never run anything, ever again: the job is given up after its last attempt', async () => {
-    const id = await bench.submit(fresh(emptyImage));
-    const ends: string[] = [];
-    for (let attempt = 1; attempt <= 3; attempt += 1) {
-      bench.double.knobs.wedged = true;
-      ends.push((await bench.run(id)).status);
-      await recover();
-    }
-    expect(ends).toEqual(['queued', 'queued', 'failed']);
-    expect((await bench.job(id)).error).toMatchObject({ code: 'prompt_lost' });
-  });
-
-  it('may be silent over one long node: it is not wedged', async () => {
-    bench.double.knobs.nodeMs = 700;
-    expect(await bench.run(await bench.submit(fresh(emptyImage)))).toMatchObject({
-      status: 'succeeded',
-      attempt: 1,
-    });
-  });
-
-  it('may let a job wait behind a long one: it is not wedged', async () => {
-    bench.double.knobs.nodeMs = 400;
-    const ids = [await bench.submit(fresh(emptyImage)), await bench.submit(fresh(emptyImage))];
-    for (const job of await Promise.all(ids.map((id) => bench.run(id))))
-      expect(job).toMatchObject({ status: 'succeeded', attempt: 1 });
-  });
-
-  it('may hang in every call: its job goes back to the queue, and its check is asked for', async () => {
-    const link = openLink({ baseUrl: bench.double.url, token: null, certificateFingerprint: null });
-    const session = openSession(link, { log: bench.deps.log, answerMs: 100 });
-    const deps = { ...bench.deps, sessions: { get: async () => session } };
-    for (const route of ['GET /history/{id}', 'GET /queue', 'POST /prompt']) fault(route, 'hang');
-    const id = await bench.submit(fresh(emptyImage), { timeLimitSeconds: 600 });
-    await bench.dispatch();
-    const { wake } = await instanceRow();
-    const ref = await bench.attemptOf(id);
-    await bench.database.db
-      .updateTable('attempts')
-      .set({ client_id: randomUUID(), submitted_at: new Date(), status: 'submitted' })
-      .where('id', '=', ref.attemptId)
-      .execute();
-    const timing = { ...deps.timing, unreachableMs: 300 };
-    await runAttempt({ ...deps, timing }, ref, { signal: new AbortController().signal });
-    expect(await bench.job(id)).toMatchObject({
-      status: 'queued',
-      attempts: [{ outcome: 'lost', reason: expect.stringContaining('out of reach') }],
-    });
-    expect((await instanceRow()).wake).toBe(wake + 1);
-    await session.close();
-    await link.close();
-    await bench.jobs.cancel(id);
-  });
-
-  it('may stay away: the job goes back to the queue', async () => {
-    await bench.double.exit();
-    const id = await bench.submit(fresh(emptyImage));
-    await bench.dispatch();
-    const ref = await bench.attemptOf(id);
-    const deps = { ...bench.deps, timing: { ...bench.deps.timing, unreachableMs: 200 } };
-    await runAttempt(deps, ref, { signal: new AbortController().signal });
-    expect(await bench.job(id)).toMatchObject({ status: 'queued', attempts: [{ outcome: 'lost' }] });
-    await bench.double.restart();
-    expect(await bench.run(id)).toMatchObject({ status: 'succeeded' });
-  });
-});
-
 describe('an instance whose results take long to fetch', () => {
   it('gets the next job as soon as ComfyUI is done with one', async () => {
     bench.double.knobs.itemMs = 20;
@@ -903,9 +645,3 @@ describe('an instance whose results take long to fetch', () => {
     expect(counted('executionsStarted')).toBe(1);
   });
 });
-
-async function readAsset(id: string): Promise<Buffer> {
-  const chunks = [];
-  for await (const chunk of await bench.deps.assets.read(id)) chunks.push(chunk as Buffer);
-  return Buffer.concat(chunks);
-}

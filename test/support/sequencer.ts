@@ -14,6 +14,7 @@ const longest = [
   'data-export',
   'embedded-postgres',
   'jobs-run',
+  'jobs-unreliable',
   'job-outcomes',
   'assets',
   'wedged',
