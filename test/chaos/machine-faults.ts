@@ -79,6 +79,7 @@ const fates: Record<Fate, number> = {
   'black-holed': 1,
   'comfyui-gone': 1,
   'price-raised': 1,
+  moved: 1,
   // The end of a mishap, so nothing that a machine begins with.
   recovered: 0,
 };

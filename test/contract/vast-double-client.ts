@@ -41,7 +41,7 @@ export const originalRecipe = {
   label: 'cfy.test.one',
   runtype: 'ssh_direc ssh_proxy',
   onstart: '',
-  env: { '-p 8188:8188': '', WEB_ENABLE_AUTH: 'false' },
+  env: { '-p 8188:8188': '1', WEB_ENABLE_AUTH: 'false' },
 };
 
 /** A double without waits and with a stand-in for ComfyUI, stopped when the test ends. */

@@ -151,8 +151,21 @@ const { env } = secureRecipe;
 const withoutName = (name: keyof typeof env) =>
   Object.fromEntries(Object.entries(env).filter(([key]) => key !== name));
 
+/** As long as the shell waits for what stands before the entrypoint, nothing of the image runs. */
+const switchBefore = (ending: string) => `# a comment
+(
+  while sleep 20; do true; done
+) </dev/null >>/tmp/log 2>&1${ending}
+entrypoint.sh`;
+
 test.each([
   ['no onstart', { onstart: '' }, 'ECONNREFUSED'],
+  ['a loop in the background before the entrypoint', { onstart: switchBefore(' &') }, 200],
+  ['a loop that the entrypoint waits for', { onstart: switchBefore('') }, 'ECONNREFUSED'],
+  ['an assignment before the entrypoint', { onstart: 'export A=1\nexec /opt/entrypoint.sh' }, 200],
+  ['an end before the entrypoint', { onstart: 'exit 0\nentrypoint.sh' }, 'ECONNREFUSED'],
+  ['the entrypoint in a comment', { onstart: '# entrypoint.sh\nsleep infinity' }, 'ECONNREFUSED'],
+  ['the entrypoint only printed', { onstart: 'cat /opt/entrypoint.sh' }, 'ECONNREFUSED'],
   ['an onstart that does not call the entrypoint', { onstart: 'sleep infinity' }, 'ECONNREFUSED'],
   ['the jupyter runtype without onstart', { runtype: 'jupyter_direct', onstart: '' }, 'ECONNREFUSED'],
   ['no PORTAL_CONFIG', { env: withoutName('PORTAL_CONFIG') }, 'ECONNREFUSED'],
@@ -190,9 +203,12 @@ test.each([
   await expect.poll(() => outcome(url, bearer)).toBe(expected);
 });
 
-test('a port that was not asked for is not mapped', async () => {
+test.each([
+  ['was not asked for', withoutName('-p 8188:8188')],
+  ['has another value than "1"', { ...env, '-p 8188:8188': '' }],
+])('a port that %s is not mapped', async (_what, asked) => {
   const vast = await openDouble();
-  const id = await rent(vast, { ...secureRecipe, env: withoutName('-p 8188:8188') });
+  const id = await rent(vast, { ...secureRecipe, env: asked });
   await expect(publishedAddress(vast, id)).rejects.toThrow('not mapped');
   expect(Object.keys((await show(vast, id))?.ports ?? {})).toEqual(['22/tcp']);
 });
@@ -346,6 +362,58 @@ test('a start after a stop may come with other ports, and does not on a machine 
     const after = await untilReady(vast, id);
     expect(after === before).toBe(isFixed);
   }
+});
+
+test('a machine that moves goes on at other ports, with its certificate, and cuts off who is connected', async () => {
+  const { vast, id, url } = await openMachine();
+  const { fingerprint256 } = await certificateOf(url);
+  const port = Number(url.split(':').at(-1));
+  const open = connect({ host: '127.0.0.1', port });
+  onTestFinished(() => void open.destroy());
+  await once(open, 'connect');
+  const cut = once(open, 'error');
+  vast.strike(id, 'moved');
+  await cut;
+  await expect.poll(() => publishedAddress(vast, id)).not.toBe(url.slice('https://'.length));
+  const moved = `https://${await publishedAddress(vast, id)}`;
+  await expect.poll(() => outcome(`${moved}/system_stats`, bearer)).toBe(200);
+  expect((await certificateOf(moved)).fingerprint256).toBe(fingerprint256);
+  expect(await outcome(url, bearer)).toBe('ECONNREFUSED');
+  expect(vast.state.rentals.get(id)).toMatchObject({ actualStatus: 'running' });
+});
+
+test('a WebSocket to a ComfyUI that is gone is a bad gateway too', async () => {
+  const vast = await openDouble({ startComfyUi: undefined });
+  const id = await rent(vast);
+  const url = await untilReady(vast, id);
+  await vast.comfyOf(id)?.exit();
+  expect(await greeting(`${url.replace('https', 'wss')}/ws`, bearer)).toBe('Unexpected server response: 502');
+});
+
+test('a machine without a network does not destroy itself before it is back', async () => {
+  const clock = manualClock();
+  const onstart = `# dead-man-switch limit=10 first=10 port=18188 heartbeat=filename=x
+(
+  while sleep 1; do
+    DELETE
+  done
+) &
+entrypoint.sh`;
+  const vast = await openDouble({ clock, startComfyUi: undefined });
+  const id = await rent(vast, { ...secureRecipe, onstart });
+  clock.advance(1000);
+  await vast.until(() => vast.comfyOf(id) !== undefined);
+  vast.strike(id, 'offline');
+  /** Waits for the next second, and whatever the machine does in it. */
+  const aSecondLater = <T>(look: () => T) => {
+    clock.advance(1000);
+    return look();
+  };
+  const looks = () => vast.comfyOf(id)?.counters.requests['GET /view'] ?? 0;
+  await expect.poll(() => aSecondLater(looks)).toBeGreaterThan(20);
+  expect(vast.counters.selfDestroyed).toBe(0);
+  vast.strike(id, 'recovered');
+  await expect.poll(() => aSecondLater(() => vast.counters.selfDestroyed)).toBe(1);
 });
 
 test('the image of ai-dock sends strangers to a login page and has credentials of its own', async () => {

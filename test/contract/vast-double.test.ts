@@ -252,6 +252,21 @@ test('the list comes in pages of at most 25, with a token', async () => {
   expect((await list(vast, '?limit=0')).instances_found).toBe(5);
 });
 
+test.each(['', `order_by=${encodeURIComponent('[{"col":"id","dir":"desc"}]')}&`])(
+  'a page begins behind the last row of the one before, although that is gone (%s)',
+  async (order) => {
+    const vast = await openDouble();
+    for (let count = 0; count < 30; count += 1) vast.addForeignRental('somebody else');
+    const first = await list(vast, `?${order}`);
+    const last = first.instances?.at(-1)?.id;
+    await call(vast, 'DELETE', `/api/v0/instances/${last}/`);
+    const second = await list(vast, `?${order}after_token=${encodeURIComponent(first.next_token ?? '')}`);
+    expect(second).toMatchObject({ instances_found: 5, total_instances: 29, next_token: null });
+    const ids = [...(first.instances ?? []), ...(second.instances ?? [])].map((row) => row.id);
+    expect(new Set(ids).size).toBe(30);
+  },
+);
+
 test('the list filters and orders by stored columns and refuses computed ones', async () => {
   const vast = await openDouble();
   const id = await rent(vast);
@@ -520,6 +535,39 @@ test('a bad machine fails whoever rents it, under whatever offer id', async () =
   }
 });
 
+test.each(['loading-forever', 'pull-error', 'gpu-error', 'oci-error', 'exited-at-start'] as const)(
+  'a machine that met %s does not come up by a reboot either',
+  async (fate) => {
+    const clock = manualClock();
+    const vast = await openDouble({ clock, knobs: { fates: [fate] } });
+    const id = await rent(vast);
+    clock.advance(60_000);
+    await call(vast, 'PUT', `/api/v0/instances/reboot/${id}/`, {});
+    clock.advance(60_000);
+    expect((await show(vast, id))?.actual_status).not.toBe('running');
+  },
+);
+
+test('a rental does not start again after the end of its contract', async () => {
+  const clock = manualClock();
+  const offers = [{ gpuName: 'RTX 4090', gpuPricePerHourUsd: 0.3, remainingSeconds: 7200 }];
+  const vast = await openDouble({ clock, offers });
+  const id = await rent(vast);
+  clock.advance(7_200_000);
+  const start = await call(vast, 'PUT', `/api/v0/instances/${id}/`, { state: 'running' });
+  expect(start).toMatchObject({ body: { success: false } });
+  clock.advance(3_600_000);
+  expect(await show(vast, id)).toMatchObject({ actual_status: 'exited', cur_state: 'stopped' });
+});
+
+test('nothing recovers without a container', async () => {
+  const vast = await openDouble();
+  const id = await rent(vast);
+  await vast.until(() => vast.state.rentals.get(id)?.actualStatus === 'running');
+  vast.strike(id, 'exited');
+  expect(() => vast.strike(id, 'recovered')).toThrow('container runs');
+});
+
 test('a host lost and found again: offline, then running', async () => {
   const vast = await openDouble();
   const id = await rent(vast);
@@ -618,6 +666,8 @@ test('logs are uploaded a moment later, need no key, and contain the credentials
   const asked = await call(vast, 'PUT', `/api/v0/instances/request_logs/${id}/`, { tail: '50' });
   const url = z.object({ result_url: z.string() }).parse(asked.body).result_url.slice(vast.url.length);
   const fetchLog = () => call(vast, 'GET', url, undefined, null);
+  expect(await call(vast, 'GET', url)).toMatchObject({ status: 400 });
+  expect(vast.counters.keysToLogStore).toBe(1);
   expect((await fetchLog()).status).toBe(404);
   expect((await fetchLog()).status).toBe(404);
   const log = await fetchLog();

@@ -332,6 +332,36 @@ describe('renting an instance', () => {
     expect(vast.liveRentals()).toHaveLength(0);
   });
 
+  it('follows a ready instance that moves to another address, and its job goes on there', async () => {
+    await start({ comfyKnobs: { nodes: { FakeSampler: { durationMs: 3000, steps: 30 } } } });
+    const { id } = await rent();
+    const ready = await service.until<Instance>(`/instances/${id}`, settled);
+    const workflow = {
+      '1': { class_type: 'FakeSampler', inputs: {} },
+      '2': { class_type: 'SaveImage', inputs: { images: ['1', 0], filename_prefix: 'moved' } },
+    };
+    const { body: job } = await service.call<{ id: string }>('/jobs', { method: 'POST', json: { workflow } });
+    const jobWhen = (
+      done: (now: { status: string; attempt: number; progress: { phase: string } | null }) => boolean,
+    ) => service.until(`/jobs/${job.id}`, done);
+    await jobWhen(({ progress }) => progress?.phase === 'executing');
+    const machine = Number(ready.rentals[0]?.providerInstanceId);
+    vast.strike(machine, 'moved');
+    await jobWhen(({ status, attempt }) => status === 'succeeded' && attempt === 1);
+    expect(vast.comfyOf(machine)?.counters.executionsStarted).toBe(1);
+    const { body: after } = await service.call<Instance>(`/instances/${id}`);
+    expect(after).toMatchObject({ status: 'ready', rentals: [{ status: 'active' }] });
+  });
+
+  it('follows a machine that moves while ComfyUI starts on it', async () => {
+    await start({
+      knobs: { fates: ['moved'], phases: { ...instantPhases, provisioningMs: 1500 }, mishapAfterMs: 500 },
+    });
+    const { id } = await rent();
+    const ready = await service.until<Instance>(`/instances/${id}`, settled);
+    expect(ready).toMatchObject({ status: 'ready', rentals: [{ status: 'active' }] });
+  });
+
   it('gives up a ready instance that swallows connections, after its limit', async () => {
     await start({}, { UNREACHABLE_TIMEOUT_SECONDS: '1' });
     const { id } = await rent();

@@ -73,11 +73,11 @@ export function splitImage(image: string): { repository: string; tag: string } {
   return { repository: image.slice(0, colon), tag: image.slice(colon + 1) };
 }
 
-/** `-p host:container[/udp]`; the direct modes of ssh and jupyter map ports of their own. */
+/** `-p host:container[/udp]` with the value "1"; the direct modes of ssh and jupyter map ports of their own. */
 function mappedPortsOf(request: CreateRequest): string[] {
-  const ports = request.env.flatMap(([name]) => {
+  const ports = request.env.flatMap(([name, value]) => {
     const mapping = /^-p\s+\d+:(\d+)(\/udp)?$/.exec(name);
-    return mapping === null ? [] : [`${mapping[1]}${mapping[2] ?? '/tcp'}`];
+    return mapping === null || value !== '1' ? [] : [`${mapping[1]}${mapping[2] ?? '/tcp'}`];
   });
   const words = runtypeWords(request);
   const isDirect = words.some((word) => word.includes('_direc'));
@@ -88,11 +88,26 @@ function mappedPortsOf(request: CreateRequest): string[] {
 
 /** In the ssh and jupyter modes vast.ai's launcher replaces the entrypoint, and only `onstart` can call it. */
 function runsImageBoot(request: CreateRequest, style: 'vast' | 'ai-dock'): boolean {
-  const script = style === 'ai-dock' ? /\binit\.sh\b/ : /\b(entrypoint|boot_default)\.sh\b/;
   const words = runtypeWords(request);
   if (words.some((word) => word.startsWith('ssh') || word.startsWith('jupyter')))
-    return script.test(request.onstart);
-  return request.onstart === '' || script.test(`${request.onstart} ${request.args.join(' ')}`);
+    return endsInBoot(request.onstart, style);
+  // An entrypoint of its own, such as `sh -c`, has its script last.
+  return request.onstart === '' || endsInBoot(request.args.at(-1) ?? request.onstart, style);
+}
+
+/**
+ * The script is not run, so it is read strictly: its last line calls the boot of the image, and before it stand only
+ * blocks in the background and assignments, since whatever else may wait for ever or end it.
+ */
+function endsInBoot(script: string, style: 'vast' | 'ai-dock'): boolean {
+  const lines = script.split('\n').map((line) => line.trim());
+  const commands = lines.filter((line) => line !== '' && !line.startsWith('#'));
+  const boot =
+    style === 'ai-dock' ? /^(exec )?(\S*\/)?init\.sh\b/ : /^(exec )?(\S*\/)?(entrypoint|boot_default)\.sh\b/;
+  const before = commands.slice(0, -1).join('\n');
+  return (
+    boot.test(commands.at(-1) ?? '') && /^(\(\n[^]*?\n\)[^\n]*&(\n|$)|(export )?\w+=\S*(\n|$))*$/.test(before)
+  );
 }
 
 /** The script is not run: what its loop would do is read from its first line, and only if the loop is there too. */

@@ -14,6 +14,8 @@ export interface Container {
   /** The machine answers nothing more. */
   freeze(): void;
   thaw(): void;
+  /** Closes its ports and opens those that the rental has by now. */
+  reopen(): Promise<void>;
   transferred(): { receivedBytes: number; sentBytes: number };
   /** Connections are reset and the ports refused; ComfyUI is the installation's. Rejects when a port could not be opened. */
   stop(): Promise<void>;
@@ -23,7 +25,9 @@ export interface Container {
 export function startContainer(world: World, rental: Rental): Container {
   const { phases, edge: edgeKnobs } = world.knobs;
   const previousEnded = rental.containerEnded;
-  const edges: Edge[] = [];
+  let edges: Edge[] = [];
+  const closed: Edge[] = [];
+  let reopened: Promise<void> = Promise.resolve();
   let isBooted = false;
   let isStopped = false;
   let isReady = false;
@@ -68,6 +72,13 @@ export function startContainer(world: World, rental: Rental): Container {
     world.changed();
   }
 
+  async function closeEdges(): Promise<void> {
+    const open = edges;
+    edges = [];
+    closed.push(...open);
+    await Promise.all(open.map((edge) => edge.close()));
+  }
+
   return {
     isBooted: () => isBooted,
     freeze() {
@@ -78,7 +89,12 @@ export function startContainer(world: World, rental: Rental): Container {
       isFrozen = false;
       for (const edge of edges) edge.thaw();
     },
-    transferred: () => totalTransfer(edges),
+    transferred: () => totalTransfer([...closed, ...edges]),
+    reopen() {
+      // Before the boot it opens the right ones by itself.
+      if (isBooted) reopened = reopened.then(closeEdges).then(openEdges);
+      return reopened;
+    },
     async stop() {
       isStopped = true;
       boot.cancel();
@@ -86,7 +102,8 @@ export function startContainer(world: World, rental: Rental): Container {
       deadMan?.cancel();
       opened.resolve();
       await opened.promise;
-      await Promise.all(edges.map((edge) => edge.close()));
+      await reopened;
+      await closeEdges();
     },
   };
 }

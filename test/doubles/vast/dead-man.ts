@@ -33,7 +33,8 @@ export function watchHeartbeat(world: World, rental: Rental, plan: DeadManPlan):
       limitMs = plan.limitSeconds * 1000;
       sinceMs = nowMs;
     }
-    if (nowMs - sinceMs < limitMs) {
+    // Without a network it cannot ask for its own end, and goes on trying.
+    if (nowMs - sinceMs < limitMs || rental.actualStatus === 'offline') {
       timer = world.clock.schedule(everyMs, look);
       return;
     }

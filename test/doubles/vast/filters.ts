@@ -24,13 +24,16 @@ export function passes(actual: unknown, condition: Record<string, unknown>): boo
 
 /** Sorts by pairs of a field and "asc" or "desc"; rows without the field come last. */
 export function sortRows<R extends Row>(rows: R[], order: [string, string][]): R[] {
-  return [...rows].sort((a, b) => {
-    for (const [field, direction] of order) {
-      const difference = rank(a[field], b[field]);
-      if (difference !== 0) return direction === 'desc' ? -difference : difference;
-    }
-    return 0;
-  });
+  return [...rows].sort((a, b) => compareRows(a, b, order));
+}
+
+/** Negative: `a` comes first. */
+export function compareRows(a: Row, b: Row, order: [string, string][]): number {
+  for (const [field, direction] of order) {
+    const difference = rank(a[field], b[field]);
+    if (difference !== 0) return direction === 'desc' ? -difference : difference;
+  }
+  return 0;
 }
 
 function same(actual: unknown, wanted: unknown): boolean {

@@ -32,6 +32,8 @@ export type LifeMishap =
   | 'comfyui-gone'
   /** The host doubles the price of the GPU. */
   | 'price-raised'
+  /** The machine goes on, at other ports. */
+  | 'moved'
   /** The end of `offline`, `unknown` and `black-holed`. */
   | 'recovered';
 

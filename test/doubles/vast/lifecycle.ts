@@ -4,10 +4,10 @@ import { planBoot } from './boot.ts';
 import type { CreateRequest } from './create-request.ts';
 import type { Machine } from './market.ts';
 import { storagePricePerHourUsd } from './offer-row.ts';
-import { beginLife, hasRun, load, run } from './phases.ts';
+import { beginLife, load, resume } from './phases.ts';
 import type { Rental } from './rental.ts';
 import { isLive } from './rental.ts';
-import { endContainer, later, loseDisk, move } from './transition.ts';
+import { endContainer, later, loseDisk, move, takeNewPorts } from './transition.ts';
 import type { World } from './world.ts';
 
 /** Takes the machine and starts the rental's life; `isStopped` makes one that only stores, and is billed for it. */
@@ -54,20 +54,21 @@ export function addForeignRental(world: World, label: string | null): Rental {
   return rental;
 }
 
-/** False: its GPU is taken, so the start is queued, and costs as soon as it happens. */
+/** False: its GPU is taken, so the start is queued, and costs as soon as it happens: never once its contract has ended. */
 export function startRental(world: World, rental: Rental): boolean {
   if (rental.currentState === 'running') return true;
+  const isOver = world.clock.now() >= rental.machine.contractEndsAtMs;
   const start = () => {
     move(world, rental, { intendedStatus: 'running', currentState: 'running', nextState: 'running' });
     void startAgain(world, rental);
   };
-  if (!world.knobs.gpuTakenOnStart) {
+  if (!world.knobs.gpuTakenOnStart && !isOver) {
     start();
     return true;
   }
   move(world, rental, { intendedStatus: 'running', nextState: 'running' });
   const { queuedStartMs } = world.knobs.phases;
-  if (queuedStartMs !== null) later(world, rental, queuedStartMs, start);
+  if (queuedStartMs !== null && !isOver) later(world, rental, queuedStartMs, start);
   return false;
 }
 
@@ -76,7 +77,7 @@ export function restartRental(world: World, rental: Rental, status: 'rebooting' 
   endContainer(world, rental);
   move(world, rental, { actualStatus: status });
   const { rebootMs } = world.knobs.phases;
-  if (status === 'rebooting') return later(world, rental, rebootMs, () => run(world, rental));
+  if (status === 'rebooting') return later(world, rental, rebootMs, () => resume(world, rental));
   loseDisk(world, rental);
   later(world, rental, rebootMs, () => load(world, rental));
 }
@@ -103,17 +104,11 @@ function withAccountEnv(world: World, request: CreateRequest): CreateRequest {
 /** After a stop the host may have given the ports to others. */
 async function startAgain(world: World, rental: Rental): Promise<void> {
   if (world.knobs.edge.portsChangeOnRestart && !rental.machine.staticIp) {
-    for (const entry of rental.ports) {
-      const fresh = await world.ports.hold();
-      entry.held.release();
-      entry.held = fresh;
-    }
+    await takeNewPorts(world, rental);
   }
   if (!isLive(rental) || rental.currentState === 'stopped') return;
   move(world, rental, { actualStatus: 'loading' });
-  later(world, rental, world.knobs.phases.rebootMs, () =>
-    hasRun(rental) ? run(world, rental) : load(world, rental),
-  );
+  later(world, rental, world.knobs.phases.rebootMs, () => resume(world, rental));
 }
 
 function newRental(world: World, machine: Machine, request: CreateRequest, isForeign: boolean): Rental {

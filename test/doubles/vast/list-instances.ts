@@ -2,7 +2,7 @@
 import type { Call } from './call.ts';
 import { isObject, parseObject } from './call.ts';
 import type { Row } from './filters.ts';
-import { isOperator, passes, sortRows } from './filters.ts';
+import { compareRows, isOperator, passes, sortRows } from './filters.ts';
 import { instanceRow } from './instance-row.ts';
 import { isVisible } from './instances.ts';
 import type { Reply } from './reply.ts';
@@ -33,6 +33,7 @@ export function listInstances(call: Call): Reply {
   if (typeof filters === 'string') return invalid(`${filters} is not a valid search key`);
   const order = readOrder(query.get('order_by'));
   if (typeof order === 'string') return invalid(`${order} is not a valid search key`);
+  const wholeOrder: [string, string][] = [...order, ['id', 'asc']];
   const after = readToken(query.get('after_token'));
   if (after === null) return failure(400, 'invalid_token', 'after_token is not valid');
 
@@ -40,8 +41,9 @@ export function listInstances(call: Call): Reply {
     .filter((rental) => isVisible(world, rental, 'list'))
     .map((rental) => instanceRow(world, rental, 'list'))
     .filter((row) => filters.every(([column, condition]) => passes(row[column], condition)));
-  const rows = sortRows(all, [...order, ['id', 'asc']]);
-  const start = after === undefined ? 0 : rows.findIndex((row) => row['id'] === after) + 1;
+  const rows = sortRows(all, wholeOrder);
+  const start =
+    after === undefined ? 0 : rows.filter((row) => compareRows(row, after, wholeOrder) <= 0).length;
   const page = rows.slice(start, start + readLimit(query.get('limit')));
   const hasMore = start + page.length < rows.length;
   const answer = {
@@ -49,7 +51,7 @@ export function listInstances(call: Call): Reply {
     instances_found: page.length,
     total_instances: rows.length,
     label_counts: countLabels(rows),
-    next_token: hasMore ? tokenAfter(page.at(-1)) : null,
+    next_token: hasMore ? tokenAfter(page.at(-1), wholeOrder) : null,
     instances: page.map((row) => selectColumns(row, query.get('select_cols'))) as Row[] | null,
   };
   switch (fault) {
@@ -65,7 +67,7 @@ export function listInstances(call: Call): Reply {
         instances: [],
       });
     case 'token-loop':
-      return json(200, { ...answer, total_instances: 1000, next_token: tokenAfter(rows[0]) });
+      return json(200, { ...answer, total_instances: 1000, next_token: tokenAfter(rows[0], wholeOrder) });
     case 'lost-pages':
       return json(200, { ...answer, total_instances: rows.length + 1, next_token: null });
     default:
@@ -107,15 +109,16 @@ function readLimit(text: string | null): number {
   return Math.min(largestPage, Math.trunc(limit));
 }
 
-/** The id after which the page starts; undefined without a token, null for one that is not ours. */
-function readToken(token: string | null): number | undefined | null {
+/** What the last row of the page before was sorted by, whether it still exists or not; undefined without a token, null for one that is not ours. */
+function readToken(token: string | null): Row | undefined | null {
   if (token === null || token === '') return undefined;
   const values = parseObject(Buffer.from(token, 'base64').toString('utf8'))?.['values'];
-  return isObject(values) && typeof values['id'] === 'number' ? values['id'] : null;
+  return isObject(values) && typeof values['id'] === 'number' ? values : null;
 }
 
-function tokenAfter(row: Row | undefined): string {
-  return Buffer.from(JSON.stringify({ values: { id: row?.['id'] ?? 0 } })).toString('base64');
+function tokenAfter(row: Row | undefined, order: [string, string][]): string {
+  const values = Object.fromEntries(order.map(([column]) => [column, row?.[column] ?? null]));
+  return Buffer.from(JSON.stringify({ values: { ...values, id: row?.['id'] ?? 0 } })).toString('base64');
 }
 
 function countLabels(rows: Row[]): Record<string, number> {

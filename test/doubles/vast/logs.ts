@@ -40,6 +40,11 @@ export function logFile(world: World, name: string): Reply {
   return text(200, file.text);
 }
 
+/** A signed URL is a credential of its own, and such a store refuses a second one. */
+export function credentialTwice(): Reply {
+  return text(400, '<Error><Code>InvalidArgument</Code></Error>', 'application/xml');
+}
+
 /** The container's own words: its secrets are among them, as with the real image. */
 function containerLines(world: World, rental: Rental): string[] {
   if (rental.runningSinceMs === null) return [];

@@ -3,7 +3,7 @@ import { settle } from './billing.ts';
 import type { Fate, LifeMishap } from './knobs.ts';
 import type { Rental } from './rental.ts';
 import { isLive } from './rental.ts';
-import { endContainer, move, stopRental } from './transition.ts';
+import { endContainer, expectEnd, move, stopRental, takeNewPorts } from './transition.ts';
 import type { World } from './world.ts';
 
 const lifeMishaps = new Set<Fate>([
@@ -15,6 +15,7 @@ const lifeMishaps = new Set<Fate>([
   'black-holed',
   'comfyui-gone',
   'price-raised',
+  'moved',
 ]);
 
 export function isLifeMishap(fate: Fate): fate is LifeMishap {
@@ -49,8 +50,17 @@ export function strike(world: World, rental: Rental, mishap: LifeMishap): void {
       settle(world, rental);
       rental.gpuPricePerHourUsd *= 2;
       return move(world, rental, {});
+    case 'moved':
+      return moveAddress(world, rental);
     case 'recovered':
-      rental.container?.thaw();
+      if (rental.container === null) throw new Error('Only a machine whose container runs can recover.');
+      rental.container.thaw();
       return move(world, rental, { actualStatus: 'running' });
   }
+}
+
+/** What runs goes on, and those who are connected are cut off. */
+function moveAddress(world: World, rental: Rental): void {
+  const moving = takeNewPorts(world, rental).then(() => rental.container?.reopen());
+  expectEnd(world, moving.then(world.changed));
 }

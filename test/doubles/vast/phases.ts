@@ -20,6 +20,12 @@ export function beginLife(world: World, rental: Rental): void {
   });
 }
 
+/** A start of a rental that is there already: what never ran meets the same end as at first. */
+export function resume(world: World, rental: Rental): void {
+  if (hasRun(rental)) run(world, rental);
+  else create(world, rental);
+}
+
 /** Fetches the image and runs it. */
 export function load(world: World, rental: Rental): void {
   const { loadingMs } = world.knobs.phases;
@@ -63,7 +69,7 @@ export function run(world: World, rental: Rental): void {
 }
 
 /** Whether its image was ever there. */
-export function hasRun(rental: Rental): boolean {
+function hasRun(rental: Rental): boolean {
   return rental.history.some((entry) => entry.actualStatus === 'running');
 }
 

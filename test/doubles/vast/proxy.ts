@@ -63,15 +63,17 @@ export function proxyRequest(
   request.pipe(outgoing);
 }
 
-/** Opens the same upgrade on ComfyUI and joins the two sockets. */
+/** Opens the same upgrade on ComfyUI and joins the two sockets. `onUnreachable` answers when ComfyUI does not. */
 export function proxyUpgrade(
   request: IncomingMessage,
   socket: Duplex,
   head: Buffer,
   flows: Set<Flow>,
   target: ProxyTarget,
+  onUnreachable: () => void,
 ): void {
   let isFrozen = false;
+  let isJoined = false;
   const upstream = connect({ host: target.upstream.hostname, port: Number(target.upstream.port) });
   const flow: Flow = {
     freeze() {
@@ -81,6 +83,7 @@ export function proxyUpgrade(
   };
   flows.add(flow);
   upstream.once('connect', () => {
+    isJoined = true;
     const headers = forwardedHeaders(request, target.hostHeader, []);
     const lines: string[] = [];
     for (let at = 0; at < headers.length; at += 2) lines.push(`${headers[at]}: ${headers[at + 1]}\r\n`);
@@ -91,7 +94,9 @@ export function proxyUpgrade(
   });
   upstream.on('error', () => {});
   upstream.once('close', () => {
-    if (!isFrozen) socket.destroy();
+    if (isFrozen) return;
+    if (isJoined) socket.destroy();
+    else onUnreachable();
   });
   socket.once('close', () => {
     flows.delete(flow);

@@ -16,7 +16,7 @@ import {
 } from './instances.ts';
 import { listInstances } from './list-instances.ts';
 import { closeServer, listen } from './listen.ts';
-import { logFile, requestLogs } from './logs.ts';
+import { credentialTwice, logFile, requestLogs } from './logs.ts';
 import { openRateLimits } from './rate-limits.ts';
 import type { Reply } from './reply.ts';
 import { failure, json, send } from './reply.ts';
@@ -54,7 +54,7 @@ export async function openApiServer(world: World, port: number): Promise<ApiServ
     const body = await readBody(request);
     if (world.knobs.latencyMs > 0) await delay(world.knobs.latencyMs);
     const log = /^\/instance_logs\/([\w.]+)$/.exec(pathname)?.[1];
-    if (log !== undefined) return answerLogFile(world, log);
+    if (log !== undefined) return answerLogFile(world, log, hasKey(request, searchParams));
     if (request.method === 'GET' && /^\/api\/v0\/instances\/?$/.test(pathname)) return goneList(world);
     for (const route of routes) {
       const match = route.method === request.method ? route.path.exec(pathname) : null;
@@ -139,8 +139,16 @@ function nextFault(world: World, operation: Operation): Fault | undefined {
   return fault;
 }
 
-function answerLogFile(world: World, name: string): Reply {
+function hasKey({ headers }: IncomingMessage, query: URLSearchParams): boolean {
+  return headers.authorization !== undefined || query.has('api_key');
+}
+
+function answerLogFile(world: World, name: string, carriesKey: boolean): Reply {
   world.counters.calls.logFile += 1;
+  if (carriesKey) {
+    world.counters.keysToLogStore += 1;
+    return credentialTwice();
+  }
   const fault = nextFault(world, 'logFile');
   const instead = fault === undefined ? undefined : commonFaultReply(fault);
   return instead ?? logFile(world, name);

@@ -60,8 +60,16 @@ export function openSite(options: SiteOptions, flows: Set<Flow>): Site {
         return endUpgrade(socket, statusOf(admission), headersOf(admission));
       }
       const upstream = options.upstream();
-      if (upstream === null) return endUpgrade(socket, 502, { 'X-Portal-Placeholder': 'true' });
-      proxyUpgrade(request, socket, head, flows, { upstream, path: admission.path, hostHeader });
+      const refuseUpgrade = () => endUpgrade(socket, 502, { 'X-Portal-Placeholder': 'true' });
+      if (upstream === null) return refuseUpgrade();
+      proxyUpgrade(
+        request,
+        socket,
+        head,
+        flows,
+        { upstream, path: admission.path, hostHeader },
+        refuseUpgrade,
+      );
     },
   };
 }

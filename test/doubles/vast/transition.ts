@@ -75,8 +75,17 @@ export function loseDisk(world: World, rental: Rental): void {
   rental.certificate = null;
 }
 
+/** The host has given the ports to others. */
+export async function takeNewPorts(world: World, rental: Rental): Promise<void> {
+  for (const entry of rental.ports) {
+    const fresh = await world.ports.hold();
+    entry.held.release();
+    entry.held = fresh;
+  }
+}
+
 /** The double waits for it when it stops, and fails then if it failed. */
-function expectEnd(world: World, ending: Promise<void>): void {
+export function expectEnd(world: World, ending: Promise<void>): void {
   ending.catch(() => {});
   world.endings.add(ending);
 }

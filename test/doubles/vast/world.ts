@@ -20,6 +20,8 @@ export interface VastCounters {
   unauthorized: number;
   /** Calls that carried the key in the URL, where it ends up in logs. */
   keysInUrl: number;
+  /** Requests for a file of logs that carried a key, which its store is no more to see than anybody else. */
+  keysToLogStore: number;
   /** Faults that were played. */
   faults: number;
   /** Rentals that were made, with or without an answer. */
@@ -76,6 +78,7 @@ export function newCounters(): VastCounters {
     rateLimited: 0,
     unauthorized: 0,
     keysInUrl: 0,
+    keysToLogStore: 0,
     faults: 0,
     created: 0,
     destroyed: 0,
