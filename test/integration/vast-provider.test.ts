@@ -282,7 +282,7 @@ describe('a launch whose answer is lost', () => {
     ['not-json', 0],
     ['truncated', 0],
   ] as const)('by %s may have rented, and the label tells', async (fault, made) => {
-    const { double, provider } = await start({ intervals: { maxCallMs: 300 } });
+    const { double, provider } = await start({ intervals: { maxCallMs: 1500 } });
     const request = await requestOf(provider, 'cfy.test.lost');
     double.knobs.faults.create.push(fault);
     await expect(provider.launch(request)).rejects.toMatchObject({ kind: 'ambiguous' });
@@ -365,7 +365,7 @@ describe('a termination', () => {
     ['success-false', 'unavailable'],
     ['502-html', 'unavailable'],
   ] as const)('answered by %s is not done', async (fault, kind) => {
-    const { double, provider } = await start({ intervals: { maxCallMs: 300 } });
+    const { double, provider } = await start({ intervals: { maxCallMs: 1500 } });
     const id = await launched(provider);
     double.knobs.faults.destroy.push(fault);
     await expect(provider.terminate(id)).rejects.toMatchObject({ kind });
