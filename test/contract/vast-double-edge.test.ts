@@ -364,6 +364,22 @@ test('a start after a stop may come with other ports, and does not on a machine 
   }
 });
 
+test.each([
+  ['--port 18188', { origin: 403, upload: 104_857_600 }],
+  ['--port 18188 --enable-cors-header --max-upload-size 1', { origin: 200, upload: 1_048_576 }],
+])('ComfyUI runs as the image and its arguments say: %s', async (args, expected) => {
+  const vast = await openDouble({ startComfyUi: undefined });
+  const id = await rent(vast, { ...secureRecipe, env: { ...env, COMFYUI_ARGS: args } });
+  const url = await untilReady(vast, id);
+  expect(await outcome(`${url}/queue`, { ...bearer, origin: 'https://example.com' })).toBe(expected.origin);
+  const stats: unknown = JSON.parse((await get(`${url}/system_stats`, bearer)).text);
+  expect(stats).toMatchObject({
+    system: { comfyui_version: '0.35.0', argv: ['main.py', ...args.split(' ')] },
+  });
+  const features: unknown = JSON.parse((await get(`${url}/features`, bearer)).text);
+  expect(features).toMatchObject({ max_upload_size: expected.upload });
+});
+
 test('a machine that moves goes on at other ports, with its certificate, and cuts off who is connected', async () => {
   const { vast, id, url } = await openMachine();
   const { fingerprint256 } = await certificateOf(url);

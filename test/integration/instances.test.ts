@@ -70,7 +70,7 @@ describe('renting an instance', () => {
     expect(requested.status).toBe('requested');
 
     const ready = await service.until<Instance>(`/instances/${requested.id}`, settled);
-    expect(ready).toMatchObject({ status: 'ready', phase: null, comfyuiVersion: '0.33.0' });
+    expect(ready).toMatchObject({ status: 'ready', phase: null, comfyuiVersion: '0.35.0' });
     expect(ready.phases.map(({ phase }) => phase)).toEqual(['searching', 'renting', 'loading', 'starting']);
     expect(ready.phases.every(({ endedAt }) => endedAt !== null)).toBe(true);
     expect(ready.rentals[0]?.label).toMatch(new RegExp(`^cfy\\.[0-9a-f]{8}\\.${ready.id}\\.1$`));

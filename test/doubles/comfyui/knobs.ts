@@ -103,8 +103,16 @@ export interface ComfyKnobs {
   emptyCachedOutputs: boolean;
   /** Pads error frames and entries by that many bytes, as large tensors do. */
   errorPaddingBytes: number;
-  /** The workflow leaves `--disable-metadata` off: graph and workflow are written into files. */
+
+  // The command line
+  /** Shown in `/system_stats` after its first words; it changes nothing by itself. */
+  arguments: string[];
+  /** `--disable-metadata` is off: graph and workflow are written into files. */
   embedMetadata: boolean;
+  /** `--enable-cors-header` is off: pages of other sites are refused. */
+  checksOrigin: boolean;
+  /** What `/system_stats` says; null is the version that is played. */
+  reportedVersion: string | null;
 }
 
 export const defaultKnobs = (): ComfyKnobs => ({
@@ -134,7 +142,10 @@ export const defaultKnobs = (): ComfyKnobs => ({
   outOfMemory: 0,
   emptyCachedOutputs: false,
   errorPaddingBytes: 0,
+  arguments: [],
   embedMetadata: true,
+  checksOrigin: true,
+  reportedVersion: null,
 });
 
 /** Knobs that were written as JSON. Throws for what is none. */

@@ -24,16 +24,29 @@ export function comfyUiDoubles(knobs: Partial<ComfyKnobs>): ComfyUiDoubles {
 
 /** The double that stands for what was ordered: `knobs`, with the machine's GPU. */
 export function asOrdered(
-  { image, gpuName, vramMb, hasCudaMismatch }: ComfyUiOrder,
+  { image, args, gpuName, vramMb, hasCudaMismatch }: ComfyUiOrder,
   knobs: Partial<ComfyKnobs>,
 ): { version: ComfyVersion; knobs: Partial<ComfyKnobs> } {
   return {
     version: versionOf(image),
     knobs: {
       gpu: { name: `NVIDIA ${gpuName}`, vramTotalBytes: vramMb * 1024 * 1024 },
+      ...launchKnobs(args),
+      reportedVersion: /^v(\d+\.\d+\.\d+)/.exec(splitImage(image).tag)?.[1] ?? null,
       ...knobs,
       ...(hasCudaMismatch ? { nodes: failingNodes(knobs.nodes ?? {}) } : {}),
     },
+  };
+}
+
+/** What the command line turns on and off. */
+function launchKnobs(args: string[]): Partial<ComfyKnobs> {
+  const uploadMb = Number(args[args.lastIndexOf('--max-upload-size') + 1]);
+  return {
+    arguments: args,
+    checksOrigin: !args.includes('--enable-cors-header'),
+    embedMetadata: !args.includes('--disable-metadata'),
+    ...(args.includes('--max-upload-size') ? { maxUploadBytes: uploadMb * 1024 * 1024 } : {}),
   };
 }
 

@@ -1,6 +1,7 @@
 // What a server says of itself: versions, devices, nodes, models, features.
 import { freemem, totalmem } from 'node:os';
 import { describeNode } from '../nodes/registry.ts';
+import type { ComfyKnobs } from '../knobs.ts';
 import type { ComfyProcess } from '../process.ts';
 import type { Dict } from '../support/model.ts';
 import { emptyAnswer, jsonAnswer, textAnswer, type Answer } from './exchange.ts';
@@ -64,6 +65,9 @@ export function featureFlags({ knobs, traits }: Pick<ComfyProcess, 'knobs' | 'tr
   };
 }
 
+const argumentsOf = ({ arguments: given, gpu }: ComfyKnobs): string[] =>
+  given.length > 0 ? given : ['--listen', '127.0.0.1', '--port', '8188', ...(gpu === null ? ['--cpu'] : [])];
+
 function systemStats({ knobs, traits }: ComfyProcess): Dict {
   const vram = knobs.gpu?.vramTotalBytes ?? totalmem();
   return {
@@ -71,7 +75,7 @@ function systemStats({ knobs, traits }: ComfyProcess): Dict {
       os: traits.os,
       ram_total: totalmem(),
       ram_free: freemem(),
-      comfyui_version: traits.version,
+      comfyui_version: knobs.reportedVersion ?? traits.version,
       required_frontend_version: FRONTEND_VERSION,
       installed_templates_version: TEMPLATES_VERSION,
       required_templates_version: TEMPLATES_VERSION,
@@ -86,7 +90,7 @@ function systemStats({ knobs, traits }: ComfyProcess): Dict {
       pytorch_version: knobs.gpu === null ? '2.13.0+cpu' : '2.13.0+cu130',
       embedded_python: false,
       ...(traits.jobsApi ? { deploy_environment: 'local-git' } : {}),
-      argv: ['main.py', '--listen', '127.0.0.1', '--port', '8188', ...(knobs.gpu === null ? ['--cpu'] : [])],
+      argv: ['main.py', ...argumentsOf(knobs)],
     },
     devices: [
       {

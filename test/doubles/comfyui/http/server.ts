@@ -37,11 +37,7 @@ export function createHttpServer(process: ComfyProcess): Server {
   server.requestTimeout = 0;
   server.on('upgrade', (request, socket, head) => {
     const { pathname, searchParams } = urlOf(request);
-    if (
-      !isSocketPath(pathname) ||
-      process.knobs.sockets === 'refused' ||
-      isForeignOrigin(request, process.traits)
-    ) {
+    if (!isSocketPath(pathname) || process.knobs.sockets === 'refused' || isForeignOrigin(request, process)) {
       socket.end('HTTP/1.1 503 Service Unavailable\r\nContent-Length: 0\r\nConnection: close\r\n\r\n');
       return;
     }
@@ -104,7 +100,7 @@ async function handle(
   const { method = 'GET' } = exchange.request;
   try {
     if (method === 'OPTIONS') return emptyAnswer();
-    if (isForeignOrigin(exchange.request, process.traits)) return emptyAnswer(403);
+    if (isForeignOrigin(exchange.request, process)) return emptyAnswer(403);
     if (match !== undefined) return await match.route.handle(exchange);
     return notFound(method, allowedMethods(routes, urlOf(exchange.request).pathname));
   } catch (error) {
