@@ -7,11 +7,10 @@ import { afterEach, describe, expect, test } from 'vitest';
 import { isEndOf, openSocket, poll, post, send, upload } from '../doubles/comfyui/conformance/client.ts';
 import { startComfyDouble, type ComfyDouble, type ComfyDoubleOptions } from '../doubles/comfyui/index.ts';
 
-let running: ComfyDouble[] = [];
+const running: ComfyDouble[] = [];
 
 afterEach(async () => {
-  await Promise.all(running.map((double) => double.stop()));
-  running = [];
+  await Promise.all(running.splice(0).map((double) => double.stop()));
 });
 
 async function start(options: ComfyDoubleOptions = {}): Promise<ComfyDouble> {
@@ -88,6 +87,25 @@ describe('requests that break a server', () => {
     const { text } = await send(`${double.url}/queue`);
     expect(text).toMatch(new RegExp(`queue_running": \\[\\[0, "${id}"`, 'u'));
     expect(await readEntry(double, next)).toBeUndefined();
+    await double.restart();
+    expect((await run(double, graph())).status.status_str).toBe('success');
+  });
+
+  test.for([
+    ['a link that no input declares to a node that does not exist', { extra: ['99', 0] }, {}],
+    ['a loose node whose inputs are null', {}, { '9': { class_type: 'EmptyImage', inputs: null } }],
+  ] as const)('%s kills the worker', async ([, extra, loose]) => {
+    const double = await start();
+    const prompt = graph();
+    Object.assign(prompt['1'].inputs, extra);
+    await submit(double, { ...prompt, ...loose });
+    await poll(
+      () => Promise.resolve(double.counters.executionsStarted),
+      (count) => count === 1,
+    );
+    const next = await submit(double, graph());
+    await delay(50);
+    expect([await remaining(double), await readEntry(double, next)]).toEqual([2, undefined]);
     await double.restart();
     expect((await run(double, graph())).status.status_str).toBe('success');
   });
@@ -216,6 +234,61 @@ describe('simulated nodes', () => {
       400,
       expect.stringContaining("ckpt_name: 'b.safetensors' not in ['a.safetensors']"),
     ]);
+  });
+
+  test.for([
+    [
+      'a missing model',
+      { class_type: 'FakeLoader', inputs: { ckpt_name: 'b.safetensors' } },
+      'value_not_in_list',
+    ],
+    [
+      'a missing file',
+      { class_type: 'LoadImage', inputs: { image: 'never.png' } },
+      'custom_validation_failed',
+    ],
+    ['a missing node', undefined, 'exception_during_inner_validation'],
+    [
+      'a missing slot',
+      { class_type: 'PrimitiveInt', inputs: { value: 1 } },
+      'exception_during_inner_validation',
+    ],
+    ['a cycle', { class_type: 'FakeSampler', inputs: { image: ['2', 0] } }, 'dependency_cycle'],
+  ] as const)('%s behind one is refused at submit', async ([, source, error]) => {
+    const double = await start({
+      knobs: {
+        nodes: {
+          FakeSampler: { durationMs: 0, returns: ['IMAGE', 'IMAGE'] },
+          FakeLoader: {
+            durationMs: 0,
+            returns: ['MODEL', 'IMAGE'],
+            choices: { ckpt_name: ['a.safetensors'] },
+          },
+        },
+      },
+    });
+    const prompt = {
+      ...(source === undefined ? {} : { '1': source }),
+      '2': { class_type: 'FakeSampler', inputs: { seed: 1, image: ['1', 1] } },
+      '3': { class_type: 'SaveImage', inputs: { images: ['2', 0], filename_prefix: 'x' } },
+    };
+    const answer = await post(`${double.url}/prompt`, { prompt });
+    expect([answer.status, answer.text]).toEqual([400, expect.stringContaining(`"type": "${error}"`)]);
+    expect((await run(double, graph())).status.status_str).toBe('success');
+  });
+
+  test('one that a knob takes away while its prompt waits fails that prompt alone', async () => {
+    const double = await start({
+      knobs: { wedged: true, nodes: { FakeSampler: { durationMs: 0, outputCount: 1 } } },
+    });
+    const id = await submit(double, sampling());
+    double.knobs.nodes = {};
+    double.knobs.wedged = false;
+    expect((await finish(double, id)).status.messages.at(-1)).toMatchObject([
+      'execution_error',
+      { exception_type: 'KeyError', exception_message: "'FakeSampler'\n" },
+    ]);
+    expect((await run(double, graph())).status.status_str).toBe('success');
   });
 
   test('the same seed gives the same bytes', async () => {

@@ -8,16 +8,19 @@ import {
   ProcessEnded,
   ProcessingInterrupted,
   type NodeContext,
+  type NodeDefinition,
 } from '../nodes/definition.ts';
 import type { NodeRegistry } from '../nodes/registry.ts';
+import { simulatedNode } from '../nodes/simulated.ts';
 import type { SocketHub } from '../sockets.ts';
 import type { Dict, HistoryEntry, NodeUi, QueueItem, StatusMessage } from '../support/model.ts';
+import { pyRepr } from '../support/python.ts';
 import type { VersionTraits } from '../versions.ts';
 import { errorData } from './error-data.ts';
 import { callNode, gatherInputs } from './node-call.ts';
 import { trackProgress, type PromptProgress } from './progress.ts';
 import type { CachedResult, CacheView, ResultCache } from './result-cache.ts';
-import { scheduleNodes } from './schedule.ts';
+import { nodeOf, scheduleNodes } from './schedule.ts';
 
 export interface ExecutorTools {
   readonly hub: SocketHub;
@@ -129,9 +132,8 @@ function reuse(id: string, cached: CachedResult, run: Run): void {
 
 async function runNode(id: string, run: Run): Promise<BadEnd> {
   const { item, tools, clientId } = run;
-  const node = item.graph[id];
-  const definition = tools.registry.find(node?.class_type);
-  if (node === undefined || definition === undefined) throw new Error(`Node ${id} has no definition.`);
+  const node = nodeOf(item.graph, id);
+  const definition = tools.registry.find(node.class_type) ?? goneNode(node.class_type);
   const checkInterrupt = (): void => {
     if (!tools.interrupt.isSet) return;
     tools.interrupt.isSet = false;
@@ -164,6 +166,10 @@ async function runNode(id: string, run: Run): Promise<BadEnd> {
     };
   }
 }
+
+/** A knob took the class away while the prompt waited. */
+const goneNode = (name: string): NodeDefinition =>
+  simulatedNode(name, { durationMs: 0, error: { type: 'KeyError', message: pyRepr(name) } });
 
 function show(id: string, ui: NodeUi | undefined, { item, outputs, meta, clientId, tools }: Run): void {
   if (ui === undefined) return;

@@ -32,6 +32,7 @@ export interface ValidationRun {
 
 const VALID: NodeVerdict = { isValid: true, errors: [] };
 const MAX_LISTED_CHOICES = 20;
+const ANYTHING: InputSpec = ['*'];
 
 /** Throws a node error where Python raises: a missing `inputs`, a link to nowhere, a slot that does not exist. */
 export function validateNode(id: string, run: ValidationRun): NodeVerdict {
@@ -44,8 +45,7 @@ export function validateNode(id: string, run: ValidationRun): NodeVerdict {
   const definition = definitionOf(id, run);
   const errors: PromptError[] = [];
   let isValid = true;
-  const specs = Object.entries({ ...definition.required, ...definition.optional });
-  for (const [name, spec] of specs) {
+  for (const [name, spec] of Object.entries(specsOf(definition, inputs))) {
     const value = inputs[name];
     if (value === undefined) {
       if (Object.hasOwn(definition.required, name)) errors.push(inputMissing(name));
@@ -66,6 +66,13 @@ export function validateNode(id: string, run: ValidationRun): NodeVerdict {
   const verdict: NodeVerdict = errors.length === 0 && isValid ? VALID : { isValid: false, errors };
   run.verdicts.set(id, verdict);
   return verdict;
+}
+
+/** A simulated node stands for any: what it is linked to is all that it declares beside its choices. */
+function specsOf({ required, optional, category }: NodeDefinition, inputs: Dict): Record<string, InputSpec> {
+  const linked =
+    category === 'simulated' ? Object.keys(inputs).filter((name) => Array.isArray(inputs[name])) : [];
+  return { ...Object.fromEntries(linked.map((name) => [name, ANYTHING])), ...required, ...optional };
 }
 
 /** Undefined: fine. `upstream`: the fault is another node's and is noted there. */

@@ -4,6 +4,7 @@ import type { Storage } from '../files/storage.ts';
 import { isKind, nodeError, type ImageBatch } from '../nodes/definition.ts';
 import type { NodeRegistry } from '../nodes/registry.ts';
 import { isLink, type Dict, type Graph, type NodeUi } from '../support/model.ts';
+import { isObject } from '../support/python.ts';
 
 export interface CachedResult {
   /** A list of values for each slot. */
@@ -79,7 +80,7 @@ async function keysOf(graph: Graph, registry: NodeRegistry, storage: Storage): P
     const known = keys.get(id);
     if (known !== undefined) return known;
     const node = graph[id];
-    if (node?.inputs === undefined) throw nodeError('KeyError', "'inputs'");
+    if (!isObject(node?.inputs)) throw nodeError('KeyError', "'inputs'");
     const parts: string[] = [node.class_type];
     const definition = registry.find(node.class_type);
     if (definition?.fingerprint !== undefined) {

@@ -1,5 +1,6 @@
 // Which node runs next. The order is the server's own, because clients see it in the frames.
-import { isLink, type Graph } from '../support/model.ts';
+import { nodeError } from '../nodes/definition.ts';
+import { isLink, type Graph, type GraphNode } from '../support/model.ts';
 
 export interface Schedule {
   /** The next node to run, or undefined at the end. */
@@ -10,6 +11,13 @@ export interface Schedule {
 export interface ScheduleOptions {
   isCached: (id: string) => boolean;
   isOutput: (id: string) => boolean;
+}
+
+/** Throws where the worker dies: validation follows declared inputs alone, the schedule follows every link. */
+export function nodeOf(graph: Graph, id: string): GraphNode {
+  const node = Object.hasOwn(graph, id) ? graph[id] : undefined;
+  if (node === undefined) throw nodeError('NodeNotFoundError', `Node ${id} not found`);
+  return node;
 }
 
 /** Cached nodes are not staged, except outputs, whose result is then taken from the cache. */
@@ -57,7 +65,7 @@ export function scheduleNodes(
 }
 
 const sourcesOf = (graph: Graph, id: string): string[] =>
-  Object.values(graph[id]?.inputs ?? {}).flatMap((value) => (isLink(value) ? [value[0]] : []));
+  Object.values(nodeOf(graph, id).inputs).flatMap((value) => (isLink(value) ? [value[0]] : []));
 
 function addTo(map: Map<string, Set<string>>, key: string, value: string): void {
   const set = map.get(key) ?? new Set();
