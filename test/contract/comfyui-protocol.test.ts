@@ -214,18 +214,22 @@ describe.each(versions)('ComfyUI %s', { timeout: TIMEOUT_MS }, (version) => {
     });
 
     test('texts go to everybody, whoever asked', async () => {
-      const [client, stranger] = [await openSocket(url, randomUUID()), await openSocket(url, randomUUID())];
-      await submit({
+      const clientId = randomUUID();
+      const sockets = [await openSocket(url, clientId), await openSocket(url, randomUUID())];
+      const sizes = {
         '1': smallGraph()['1'],
         '2': { class_type: 'GetImageSize', inputs: { image: ['1', 0] } },
         '3': { class_type: 'PreviewAny', inputs: { source: ['2', 0] } },
-      });
-      await stranger.waitFor(({ type }) => type === 'binary');
-      const bytes = binaryFrame(stranger.frames);
-      const idLength = bytes.readUInt32BE(4);
-      expect([bytes.readUInt32BE(0), bytes.toString('utf8', 8, 8 + idLength)]).toEqual([3, '2']);
-      expect(bytes.toString('utf8', 8 + idLength)).toBe('width: 64, height: 48\n batch size: 1');
-      await Promise.all([client.close(), stranger.close()]);
+      };
+      await submit(sizes, { client_id: clientId });
+      for (const socket of sockets) {
+        await socket.waitFor(({ type }) => type === 'binary');
+        const bytes = binaryFrame(socket.frames);
+        const idLength = bytes.readUInt32BE(4);
+        expect([bytes.readUInt32BE(0), bytes.toString('utf8', 8, 8 + idLength)]).toEqual([3, '2']);
+        expect(bytes.toString('utf8', 8 + idLength)).toBe('width: 64, height: 48\n batch size: 1');
+      }
+      await Promise.all(sockets.map((socket) => socket.close()));
     });
 
     test('a returning client is told the running node, and nothing of what it missed', async () => {
