@@ -368,6 +368,23 @@ describe.each(versions)('ComfyUI %s', { timeout: TIMEOUT_MS }, (version) => {
     expect([status, headers.allow]).toEqual([405, allowed]);
   });
 
+  test.for([
+    ['/ws', { origin: 'http://elsewhere.example' }, 403],
+    ['/nothing', {}, 404],
+    ['/queue', {}, 200],
+  ] as const)(
+    'an upgrade at %s with %o is answered as a plain request, with %d',
+    async ([path, headers, status]) => {
+      const upgrade = {
+        connection: 'Upgrade',
+        upgrade: 'websocket',
+        'sec-websocket-version': '13',
+        'sec-websocket-key': 'c29ja2V0cyBhcmUgZnVuIQ==',
+      };
+      expect((await send(url + path, { headers: { ...upgrade, ...headers } })).status).toBe(status);
+    },
+  );
+
   test('a body over the limit is refused, wherever it goes', async () => {
     const limit = target.double === undefined ? 100 * 1024 * 1024 : 10_000;
     if (target.double !== undefined) target.double.knobs.maxUploadBytes = limit;

@@ -30,18 +30,22 @@ const KEEP_ALIVE_MS = 3_630_000;
 /** Does not listen yet. */
 export function createHttpServer(process: ComfyProcess): Server {
   const routes = allRoutes(process);
-  const server = createServer((request, response) => {
-    void answerRequest(request, response, routes, process);
-  });
+  const server = createServer(
+    // To aiohttp an upgrade is a request like any other until the handler of the path takes it up.
+    {
+      shouldUpgradeCallback: (request) =>
+        isSocketPath(urlOf(request).pathname) && !isForeignOrigin(request, process),
+    },
+    (request, response) => void answerRequest(request, response, routes, process),
+  );
   server.keepAliveTimeout = KEEP_ALIVE_MS;
   server.requestTimeout = 0;
   server.on('upgrade', (request, socket, head) => {
-    const { pathname, searchParams } = urlOf(request);
-    if (!isSocketPath(pathname) || process.knobs.sockets === 'refused' || isForeignOrigin(request, process)) {
+    if (process.knobs.sockets === 'refused') {
       socket.end('HTTP/1.1 503 Service Unavailable\r\nContent-Length: 0\r\nConnection: close\r\n\r\n');
       return;
     }
-    process.hub.accept(request, socket, head, searchParams.get('clientId') ?? '');
+    process.hub.accept(request, socket, head, urlOf(request).searchParams.get('clientId') ?? '');
   });
   return server;
 }
