@@ -19,6 +19,8 @@ async function start(options: ComfyDoubleOptions = {}): Promise<ComfyDouble> {
   return double;
 }
 
+const silence = (): Promise<string> => delay(100, 'silence');
+
 let color = 0;
 
 const graph = (prefix = 'double/image') => ({
@@ -361,15 +363,44 @@ describe('faults', () => {
     const socket = await openSocket(double.url, 'quiet');
     double.knobs.sockets = 'silent';
     await finish(double, await submit(double, graph(), { client_id: 'quiet' }));
+    await socket.ping();
     expect(socket.frames).toEqual([]);
-    double.knobs.sockets = 'refused';
+    double.knobs.sockets = 'dead';
+    expect(await Promise.race([socket.ping(), silence()])).toBe('silence');
+    expect(await Promise.race([socket.close(), silence()])).toBe('silence');
+    socket.terminate();
+  });
+
+  test('sockets are refused, or drop after some frames', async () => {
+    const double = await start({ knobs: { sockets: 'refused' } });
     await expect(openSocket(double.url, 'another')).rejects.toThrow('closed');
     double.knobs.sockets = 'open';
     double.knobs.dropSocketAfterFrames = 3;
     const short = await openSocket(double.url, 'short');
     await submit(double, graph(), { client_id: 'short' });
     expect(await short.closed).toBe(1006);
-    await socket.close();
+  });
+
+  test('the server learns late of the end of a half-open socket, which then silences a newer one with the same id', async () => {
+    const double = await start({ knobs: { deadSocketMs: 500 } });
+    const old = await openSocket(double.url, 'same');
+    double.knobs.sockets = 'dead';
+    expect(await Promise.race([old.ping(), silence()])).toBe('silence');
+    old.terminate();
+    double.knobs.sockets = 'open';
+    const renewed = await openSocket(double.url, 'same');
+    const heard = await submit(double, graph(), { client_id: 'same' });
+    await renewed.waitFor(isEndOf(heard));
+    await poll(
+      () => Promise.resolve(double.counters.socketsOpen),
+      (count) => count === 1,
+      5000,
+    );
+    renewed.frames.length = 0;
+    await finish(double, await submit(double, graph(), { client_id: 'same' }));
+    await renewed.ping();
+    expect(renewed.frames).toEqual([]);
+    await renewed.close();
   });
 
   test('an old socket that closes leaves the new one alone when the fault is off', async () => {

@@ -242,6 +242,13 @@ const lines: Line[] = [
     play: (play) => succeedsOnce(play),
   },
   {
+    knob: 'deadSocketMs',
+    outcome: 'succeeds although the server does not miss the sockets that the service gave up',
+    own: true,
+    knobs: { sockets: 'dead', deadSocketMs: 60_000 },
+    play: (play) => succeedsOnce(play),
+  },
+  {
     knob: 'sockets',
     outcome: 'succeeds without any event stream',
     own: true,

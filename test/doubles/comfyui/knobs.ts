@@ -70,9 +70,11 @@ export interface ComfyKnobs {
   // Events
   /**
    * `open`: as it should be. `silent`: sockets live and answer pings, but no frame arrives (the zombie).
-   * `dead`: not even a pong. `refused`: the upgrade gets a 503.
+   * `dead`: not even a pong or a closing handshake, and never again. `refused`: the upgrade gets a 503.
    */
   sockets: 'open' | 'silent' | 'dead' | 'refused';
+  /** How long after the end of a dead socket the server goes on taking it for open, in milliseconds. */
+  deadSocketMs: number;
   /** Closes each socket abruptly after that many frames. */
   dropSocketAfterFrames: number | null;
   /** The real fault: when an old socket with the same clientId closes, the new one is forgotten too. */
@@ -128,6 +130,7 @@ export const defaultKnobs = (): ComfyKnobs => ({
   cacheBytes: 2 * 1024 ** 3,
   maxHistory: 10_000,
   sockets: 'open',
+  deadSocketMs: 100,
   dropSocketAfterFrames: null,
   reconnectFault: true,
   historyDelayMs: 0,

@@ -32,6 +32,8 @@ interface Client {
   readonly socket: WebSocket;
   supportsPreviewMetadata: boolean;
   frames: number;
+  /** The network has lost the connection, and the server does not know. */
+  isDead: boolean;
 }
 
 // ComfyUI: the aiohttp handler is made with max_msg_size 4 MiB for what clients send.
@@ -47,8 +49,11 @@ export function openSocketHub({ knobs, counters, greet, featureFlags, onFatal }:
   const clients = new Map<string, Client>();
   const everySocket = new Set<WebSocket>();
 
+  /** A connection that was dead once stays dead, whatever the knob says later. */
+  const isDead = (client: Client): boolean => (client.isDead ||= knobs.sockets === 'dead');
+
   const write = (client: Client, frame: string | Buffer): void => {
-    if (knobs.sockets !== 'open' || client.socket.readyState !== WebSocket.OPEN) return;
+    if (isDead(client) || knobs.sockets !== 'open' || client.socket.readyState !== WebSocket.OPEN) return;
     client.frames += 1;
     counters.framesSent += 1;
     client.socket.send(frame);
@@ -58,7 +63,7 @@ export function openSocketHub({ knobs, counters, greet, featureFlags, onFatal }:
   };
 
   const connect = (socket: WebSocket, clientId: string): void => {
-    const client: Client = { socket, supportsPreviewMetadata: false, frames: 0 };
+    const client: Client = { socket, supportsPreviewMetadata: false, frames: 0, isDead: false };
     clients.set(clientId, client);
     everySocket.add(socket);
     counters.socketsOpened += 1;
@@ -66,15 +71,24 @@ export function openSocketHub({ knobs, counters, greet, featureFlags, onFatal }:
     for (const { type, data } of greet(clientId)) write(client, encode(type, data));
     listenForFlags(client, () => write(client, encode('feature_flags', featureFlags())));
     socket.on('ping', (payload: Buffer) => {
-      if (knobs.sockets !== 'dead') socket.pong(payload);
+      if (!isDead(client)) socket.pong(payload);
     });
+    // What the library calls to answer a closing handshake.
+    const close = socket.close.bind(socket);
+    socket.close = (code, reason) => {
+      if (!isDead(client)) close(code, reason);
+    };
     socket.on('error', () => socket.terminate());
     socket.once('close', () => {
       everySocket.delete(socket);
+      if (isDead(client)) setTimeout(forget, knobs.deadSocketMs).unref();
+      else forget();
+    });
+    const forget = (): void => {
       counters.socketsOpen -= 1;
       // The real cleanup removes whatever is registered under the id, also a newer socket.
       if (knobs.reconnectFault || clients.get(clientId) === client) clients.delete(clientId);
-    });
+    };
   };
 
   const recipients = (clientId: unknown): Client[] => {

@@ -1,4 +1,5 @@
 // A plain client for checking a server: raw answers, and every frame of a socket in its order.
+import { once } from 'node:events';
 import { request as httpRequest, type IncomingHttpHeaders } from 'node:http';
 import { WebSocket } from 'ws';
 
@@ -26,8 +27,12 @@ export interface Socket {
   /** Resolves with the first frame, also a past one, that fits. */
   waitFor(fits: (frame: Frame) => boolean): Promise<Frame>;
   send(text: string): void;
+  /** Resolves when the ping is answered. */
+  ping(): Promise<void>;
   readonly closed: Promise<number>;
   close(): Promise<void>;
+  /** Without a closing handshake. */
+  terminate(): void;
 }
 
 const REQUEST_TIMEOUT_MS = 60_000;
@@ -116,11 +121,16 @@ export async function openSocket(url: string, clientId: string): Promise<Socket>
         void closed.then(() => reject(new Error('The socket closed before the frame came.')));
       }),
     send: (text) => socket.send(text),
+    async ping() {
+      socket.ping();
+      await once(socket, 'pong');
+    },
     closed,
     async close() {
       socket.close();
       await closed;
     },
+    terminate: () => socket.terminate(),
   };
   await opened.waitFor(({ type }) => type === 'status');
   frames.length = 0;
