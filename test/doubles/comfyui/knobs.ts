@@ -1,6 +1,10 @@
 // The settings of the double, read live: each stands for something a real server did. README.md lists the traps.
 
-import { checkKnobs } from './support/knob-text.ts';
+import { checkKnob, mapOf, oneOf, orNull } from './support/knob-text.ts';
+
+const outputExtensions = ['png', 'mp4'] as const;
+const requestMishaps = ['status', 'drop-before', 'drop-after', 'hang'] as const;
+const socketKinds = ['open', 'silent', 'dead', 'refused'] as const;
 
 /** A node that would need a GPU or a model: it takes any input, spends time, and gives what is asked of it. */
 export interface SimulatedNode {
@@ -16,7 +20,7 @@ export interface SimulatedNode {
   outputCount?: number;
   /** Exact size of each file in bytes; by default as large as the content needs. */
   outputBytes?: number;
-  outputExtension?: 'png' | 'mp4';
+  outputExtension?: (typeof outputExtensions)[number];
   /** The key of its files in the history, `gifs` for VHS_VideoCombine. Default `images`. */
   outputKey?: string;
   /** Raised after the last step instead of a result. */
@@ -33,7 +37,7 @@ export interface RequestFault {
    * `status`: answers that status and does nothing. `drop-before`: closes the connection and does nothing.
    * `drop-after`: does the work, then closes the connection without an answer. `hang`: never answers.
    */
-  how: 'status' | 'drop-before' | 'drop-after' | 'hang';
+  how: (typeof requestMishaps)[number];
   /** For `status`; default 500. */
   status?: number;
   /** Requests that it still applies to; counted down. Default: all. */
@@ -72,7 +76,7 @@ export interface ComfyKnobs {
    * `open`: as it should be. `silent`: sockets live and answer pings, but no frame arrives (the zombie).
    * `dead`: not even a pong or a closing handshake, and never again. `refused`: the upgrade gets a 503.
    */
-  sockets: 'open' | 'silent' | 'dead' | 'refused';
+  sockets: (typeof socketKinds)[number];
   /** How long after the end of a dead socket the server goes on taking it for open, in milliseconds. */
   deadSocketMs: number;
   /** Closes each socket abruptly after that many frames. */
@@ -151,9 +155,38 @@ export const defaultKnobs = (): ComfyKnobs => ({
   reportedVersion: null,
 });
 
+const anyNode: Record<keyof SimulatedNode, unknown> = {
+  durationMs: 0,
+  steps: 0,
+  previews: false,
+  returns: [''],
+  outputCount: 0,
+  outputBytes: 0,
+  outputExtension: oneOf(outputExtensions),
+  outputKey: '',
+  error: { type: '', message: '' },
+  choices: mapOf(['']),
+};
+
+const anyRequestFault: Record<keyof RequestFault, unknown> = {
+  route: '',
+  how: oneOf(requestMishaps),
+  status: 0,
+  times: 0,
+};
+
 /** Knobs that were written as JSON. Throws for what is none. */
 export function readComfyKnobs(given: unknown): Partial<ComfyKnobs> {
-  checkKnobs(given, defaultKnobs(), 'comfyui', ['comfyui.models']);
+  const example: Record<keyof ComfyKnobs, unknown> = {
+    ...defaultKnobs(),
+    nodes: mapOf(anyNode),
+    models: mapOf(['']),
+    gpu: orNull({ name: '', vramTotalBytes: 0 }),
+    nodeReplacements: mapOf(''),
+    sockets: oneOf(socketKinds),
+    requestFaults: [anyRequestFault],
+  };
+  checkKnob(given, example, 'comfyui');
   return given as Partial<ComfyKnobs>;
 }
 

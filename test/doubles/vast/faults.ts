@@ -1,91 +1,97 @@
 // Scripted failures of calls: their names, the queues that hold them, and the answers that every call has in common.
+import { oneOf } from '../comfyui/support/knob-text.ts';
 import type { Random } from './random.ts';
 import type { Reply } from './reply.ts';
 import { json, text } from './reply.ts';
 
 /** Played instead of the call: it changes nothing. */
-export type CommonFault =
-  | 'rate-limit-text'
-  | 'rate-limit-detail'
-  | 'rate-limit-json'
-  | 'auth-401'
-  | 'auth-403'
-  | 'auth-404'
-  | 'session-expired'
-  | 'success-false'
-  | '500'
-  | '502-html'
-  | '503'
+const commonFaults = [
+  'rate-limit-text',
+  'rate-limit-detail',
+  'rate-limit-json',
+  'auth-401',
+  'auth-403',
+  'auth-404',
+  'session-expired',
+  'success-false',
+  '500',
+  '502-html',
+  '503',
   /** Sent elsewhere, as the host vast.ai does; a client that follows may lose its key or its body. */
-  | 'redirect-308'
+  'redirect-308',
   /** 200 with a page instead of JSON. */
-  | 'not-json'
+  'not-json',
   /** 200 whose body breaks off. */
-  | 'truncated'
+  'truncated',
   /** The connection is reset. */
-  | 'reset'
+  'reset',
   /** No answer ever. */
-  | 'hang';
+  'hang',
+] as const;
 
-export type CreateFault =
-  | CommonFault
-  | 'no-such-ask-400'
-  | 'no-such-ask-404'
-  | 'no-such-ask-410'
-  | 'not-your-own'
-  | 'invalid-args'
-  | 'invalid-price'
-  | 'insufficient-credit'
-  | 'spend-rate-limit'
-  | 'missing-billing'
-  /** The rental is made, stopped and billed for its storage, and the answer is an error that names it. */
-  | '400-with-new-contract'
-  | '503-after-create'
-  | 'reset-after-create'
-  | 'hang-after-create'
-  | 'truncated-after-create'
-  /** 200 `success:true` that does not say which rental. */
-  | 'no-id-after-create'
-  /** 503, and the rental exists only `lateCreateMs` later. */
-  | '503-and-late';
+/** What can go wrong with each call. */
+export const faultNames = {
+  search: commonFaults,
+  create: [
+    ...commonFaults,
+    'no-such-ask-400',
+    'no-such-ask-404',
+    'no-such-ask-410',
+    'not-your-own',
+    'invalid-args',
+    'invalid-price',
+    'insufficient-credit',
+    'spend-rate-limit',
+    'missing-billing',
+    /** The rental is made, stopped and billed for its storage, and the answer is an error that names it. */
+    '400-with-new-contract',
+    '503-after-create',
+    'reset-after-create',
+    'hang-after-create',
+    'truncated-after-create',
+    /** 200 `success:true` that does not say which rental. */
+    'no-id-after-create',
+    /** 503, and the rental exists only `lateCreateMs` later. */
+    '503-and-late',
+  ],
+  show: [...commonFaults, 'null-instance', 'no-such-instance'],
+  list: [
+    ...commonFaults,
+    'null-list',
+    /** An empty list, although there are rentals. */
+    'empty-list',
+    /** The same `next_token` for ever. */
+    'token-loop',
+    /** The first page only, without a token, while `total_instances` says more. */
+    'lost-pages',
+  ],
+  manage: commonFaults,
+  reboot: commonFaults,
+  recycle: commonFaults,
+  destroy: [
+    ...commonFaults,
+    /** 200 `success:true` that destroyed nothing. */
+    'noop',
+    /** 404, although the rental lives. */
+    'lying-404',
+    '404-after-destroy',
+    '410-after-destroy',
+    '503-after-destroy',
+    'reset-after-destroy',
+    'hang-after-destroy',
+  ],
+  logs: commonFaults,
+  logFile: commonFaults,
+  user: commonFaults,
+} as const;
 
-export type ListFault =
-  | CommonFault
-  | 'null-list'
-  /** An empty list, although there are rentals. */
-  | 'empty-list'
-  /** The same `next_token` for ever. */
-  | 'token-loop'
-  /** The first page only, without a token, while `total_instances` says more. */
-  | 'lost-pages';
+type FaultsByOperation = { [O in keyof typeof faultNames]: (typeof faultNames)[O][number] };
 
-export type ShowFault = CommonFault | 'null-instance' | 'no-such-instance';
-
-export type DestroyFault =
-  | CommonFault
-  /** 200 `success:true` that destroyed nothing. */
-  | 'noop'
-  /** 404, although the rental lives. */
-  | 'lying-404'
-  | '404-after-destroy'
-  | '410-after-destroy'
-  | '503-after-destroy'
-  | 'reset-after-destroy'
-  | 'hang-after-destroy';
-
-interface FaultsByOperation {
-  search: CommonFault;
-  create: CreateFault;
-  show: ShowFault;
-  list: ListFault;
-  manage: CommonFault;
-  reboot: CommonFault;
-  recycle: CommonFault;
-  destroy: DestroyFault;
-  logs: CommonFault;
-  logFile: CommonFault;
-  user: CommonFault;
-}
+export type CommonFault = (typeof commonFaults)[number];
+export type CreateFault = FaultsByOperation['create'];
+export type ListFault = FaultsByOperation['list'];
+export type ShowFault = FaultsByOperation['show'];
+export type DestroyFault = FaultsByOperation['destroy'];
 
 export type Operation = keyof FaultsByOperation;
 export type Fault = FaultsByOperation[Operation];
@@ -108,8 +114,20 @@ export function noFaults(): FaultQueues {
   };
 }
 
-/** The fault of this call: the next queued one, or one drawn by its chance, or none. */
+/** The fault of this call, or none. Throws for one that the call does not know: it would be counted and not played. */
 export function takeFault(
+  operation: Operation,
+  queues: FaultQueues,
+  chances: FaultChances,
+  random: Random,
+): Fault | undefined {
+  const fault = pickFault(operation, queues, chances, random);
+  if (fault !== undefined) oneOf(faultNames[operation])(fault, `A fault of ${operation}`);
+  return fault;
+}
+
+/** The next queued one, or one drawn by its chance. */
+function pickFault(
   operation: Operation,
   queues: FaultQueues,
   chances: FaultChances,

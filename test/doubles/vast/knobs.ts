@@ -1,43 +1,51 @@
 // Everything that can be turned on the double, read live. README.md says which trap each knob stands for.
-import { checkKnobs } from '../comfyui/support/knob-text.ts';
+import { checkKnob, mapOf, oneOf } from '../comfyui/support/knob-text.ts';
 import type { FaultChances, FaultQueues } from './faults.ts';
-import { noFaults } from './faults.ts';
+import { faultNames, noFaults } from './faults.ts';
 
 /** What goes wrong with a rental while it comes up. */
-export type StartMishap =
+const startMishaps = [
   /** Stays `loading` for ever, without an error. */
-  | 'loading-forever'
+  'loading-forever',
   /** The daemon's error in `status_msg`, `loading` as before, stopped by vast.ai later. */
-  | 'pull-error'
-  | 'oci-error'
-  | 'gpu-error'
-  | 'exited-at-start'
+  'pull-error',
+  'oci-error',
+  'gpu-error',
+  'exited-at-start',
   /** `running`, and `ports` stays empty in every view. */
-  | 'no-ports'
-  | 'no-address'
+  'no-ports',
+  'no-address',
   /** The image's proxy answers 502 for ever. */
-  | 'provisioning-forever'
+  'provisioning-forever',
   /** `running`, but nothing is ever answered on its ports. */
-  | 'black-holed-from-start';
+  'black-holed-from-start',
+] as const;
 
 /** What goes wrong with a rental that runs. */
-export type LifeMishap =
-  | 'exited'
-  | 'offline'
-  | 'unknown'
-  | 'outbid'
-  | 'contract-ended'
-  | 'black-holed'
+const lifeMishaps = [
+  'exited',
+  'offline',
+  'unknown',
+  'outbid',
+  'contract-ended',
+  'black-holed',
   /** ComfyUI is gone and the image's proxy answers 502. */
-  | 'comfyui-gone'
+  'comfyui-gone',
   /** The host doubles the price of the GPU. */
-  | 'price-raised'
+  'price-raised',
   /** The machine goes on, at other ports. */
-  | 'moved'
+  'moved',
   /** The end of `offline`, `unknown` and `black-holed`. */
-  | 'recovered';
+  'recovered',
+] as const;
 
-export type Fate = 'healthy' | StartMishap | LifeMishap;
+export type LifeMishap = (typeof lifeMishaps)[number];
+
+const fates = ['healthy', ...startMishaps, ...lifeMishaps] as const;
+
+export type Fate = (typeof fates)[number];
+
+const unknownIdAnswers = ['null', '404'] as const;
 
 export interface VastKnobs {
   /** How long each phase of a rental takes, in milliseconds. */
@@ -76,7 +84,7 @@ export interface VastKnobs {
     /** `{"instances": [{...}]}` where an object is usual. */
     byIdAsArray: boolean;
     /** What an unknown id answers. */
-    unknownId: 'null' | '404';
+    unknownId: (typeof unknownIdAnswers)[number];
   };
   search: {
     /** Chance that a machine is listed under a new offer id in the next search. */
@@ -195,7 +203,20 @@ export type PartialKnobs = {
 
 /** Knobs that were written as JSON. Throws for what is none. */
 export function readVastKnobs(given: unknown): PartialKnobs {
-  checkKnobs(given, defaultKnobs(), 'vast', ['vast.imageTags']);
+  const { views, ...defaults } = defaultKnobs();
+  const faults = Object.entries(faultNames).map(([operation, names]) => [operation, oneOf(names)] as const);
+  const example: Record<keyof VastKnobs, unknown> = {
+    ...defaults,
+    views: { ...views, unknownId: oneOf(unknownIdAnswers) },
+    faults: Object.fromEntries(faults.map(([operation, fault]) => [operation, [fault]])),
+    faultChances: Object.fromEntries(faults.map(([operation, fault]) => [operation, [{ fault, chance: 0 }]])),
+    fates: [oneOf(fates)],
+    machineFates: mapOf(oneOf(fates)),
+    takenMachines: [0],
+    imageTags: mapOf(['']),
+    accountEnv: mapOf(''),
+  };
+  checkKnob(given, example, 'vast');
   return given as PartialKnobs;
 }
 
