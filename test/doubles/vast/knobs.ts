@@ -22,7 +22,7 @@ const startMishaps = [
 ] as const;
 
 /** What goes wrong with a rental that runs. */
-const lifeMishaps = [
+export const lifeMishaps = [
   'exited',
   'offline',
   'unknown',

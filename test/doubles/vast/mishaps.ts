@@ -1,25 +1,15 @@
 // What happens to a rental that runs, whether by its fate or by a test's hand.
 import { settle } from './billing.ts';
 import type { Fate, LifeMishap } from './knobs.ts';
+import { lifeMishaps } from './knobs.ts';
 import type { Rental } from './rental.ts';
 import { isLive } from './rental.ts';
 import { endContainer, expectEnd, move, stopRental, takeNewPorts } from './transition.ts';
 import type { World } from './world.ts';
 
-const lifeMishaps = new Set<Fate>([
-  'exited',
-  'offline',
-  'unknown',
-  'outbid',
-  'contract-ended',
-  'black-holed',
-  'comfyui-gone',
-  'price-raised',
-  'moved',
-]);
-
+/** Whether it befalls a machine by itself; nothing recovers from what never was. */
 export function isLifeMishap(fate: Fate): fate is LifeMishap {
-  return lifeMishaps.has(fate);
+  return fate !== 'recovered' && lifeMishaps.some((mishap) => mishap === fate);
 }
 
 /** Nothing happens to a rental that has ended. */
