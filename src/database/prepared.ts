@@ -20,7 +20,10 @@ export function prepared(pool: Pool): PostgresPool {
   return {
     options: pool.options,
     async connect() {
-      const client = await pool.connect();
+      const client = await pool.connect().catch((cause: unknown) => {
+        // The system, the server and the pool each have words of their own for it.
+        throw new Error('Connection terminated before it began', { cause });
+      });
       const known = clients.get(client) ?? new PreparingClient(client, names);
       clients.set(client, known);
       return known;

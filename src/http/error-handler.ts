@@ -147,9 +147,12 @@ function factsOf(error: unknown): { code: string; statusCode: number; message: s
   };
 }
 
-/** PostgreSQL's classes 08 (connection) and 57P (shutting down), 53300 (no free connection), and what `pg` says of a connection it lost or never got. */
+/**
+ * PostgreSQL's classes 08 (connection) and 57P (shutting down), 53300 (no free connection) and 57014 (a statement took too long), and what
+ * `pg` and `prepared` say of a connection that was lost, never made, or silent.
+ */
 const databaseOutage =
-  /^(?:08\w{3}|57P0\d|53300)$|^Connection terminated|^timeout exceeded when trying to connect|^Client has encountered a connection error/;
+  /^(?:08\w{3}|57P0\d|53300|57014)$|^Connection terminated|^Query read timeout|^Client has encountered a connection error/;
 
 const codesOfStatus: Record<number, ErrorCode> = {
   406: 'unsupported_media_type',

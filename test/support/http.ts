@@ -12,6 +12,8 @@ export interface TestAppOptions {
   settings?: Record<string, string>;
   /** Names of API keys, each with its key. */
   keys?: Record<string, string>;
+  /** Stands for what looks keys up. */
+  apiKeys?: Partial<ApiKeys>;
   routes?: FastifyPluginAsyncZod[];
   probes?: Partial<Record<string, Probe>>;
   links?: Pick<SignedLinks, 'check'>;
@@ -40,7 +42,7 @@ export async function createTestApp(options: TestAppOptions = {}): Promise<TestA
   const app = await createHttpServer({
     config,
     log: createLogger(config, onLog === undefined ? undefined : { write: onLog }),
-    apiKeys: apiKeysInMemory(keys),
+    apiKeys: { ...apiKeysInMemory(keys), ...options.apiKeys },
     health,
     routes,
     ...(options.links === undefined ? {} : { links: options.links }),

@@ -62,6 +62,16 @@ describe('while there are API keys', () => {
     },
   );
 
+  it('leaves open what is public, and nothing else, while nobody can look keys up', async () => {
+    const verify = () => Promise.reject(new Error('Connection terminated before it began'));
+    const { app } = await appWith({ keys: { alice: key }, apiKeys: { verify } });
+    const headers = { authorization: `Bearer ${key}` };
+    expect((await app.inject({ url: '/openapi.json', headers })).statusCode).toBe(200);
+    const response = await app.inject({ url: '/me', headers });
+    expect(response.statusCode).toBe(503);
+    expect(response.headers['retry-after']).toBe('5');
+  });
+
   it('closes the metrics', async () => {
     const { app } = await appWith({ keys: { alice: key } });
     expect((await app.inject('/metrics')).statusCode).toBe(401);

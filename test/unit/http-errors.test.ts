@@ -2,10 +2,14 @@ import { connect } from 'node:net';
 import { text } from 'node:stream/consumers';
 import type { InjectOptions } from 'fastify';
 import type { FastifyPluginAsyncZod } from 'fastify-type-provider-zod';
+import { sql } from 'kysely';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { z } from 'zod';
+import { loadConfig } from '../../src/config.ts';
+import { createKysely, createPool } from '../../src/database/connection.ts';
 import { ServiceError } from '../../src/errors.ts';
 import type { App } from '../../src/http/server.ts';
+import { createLogger } from '../../src/support/log.ts';
 import { createTestApp } from '../support/http.ts';
 
 let thrown: unknown;
@@ -279,13 +283,30 @@ describe('every error is a problem', () => {
 
   it.each([
     Object.assign(new Error('terminating connection due to administrator command'), { code: '57P01' }),
+    Object.assign(new Error('canceling statement due to statement timeout'), { code: '57014' }),
     new Error('Connection terminated unexpectedly'),
-    new Error('timeout exceeded when trying to connect'),
+    new Error('Query read timeout'),
   ])('asks to come back when the database is away: $message', async (error) => {
     thrown = error;
     const { problem, headers } = await problemOf('/throws');
     expect(problem).toMatchObject({ status: 503, code: 'overloaded' });
     expect(headers['retry-after']).toBe('5');
+  });
+
+  it.each([
+    ['nobody listens', '127.0.0.1', 'ECONNREFUSED'],
+    ['its socket is gone', '/nowhere', 'ENOENT'],
+  ])('asks to come back when the database is not there: %s', async (_name, host, code) => {
+    const server = { host, port: 1, user: 'alice', database: 'fleet' };
+    const log = createLogger(loadConfig({ LOG_LEVEL: 'silent' }));
+    const db = createKysely(createPool(server, { size: 1, log, statementTimeoutMs: null }));
+    thrown = await sql`select 1`.execute(db).catch((error: unknown) => error);
+    await db.destroy();
+    lines.length = 0;
+    const { problem, headers } = await problemOf('/throws');
+    expect(problem).toMatchObject({ status: 503, code: 'overloaded' });
+    expect(headers['retry-after']).toBe('5');
+    expect(lines.join('')).toContain(code);
   });
 
   it('ties the answer to the log by a request id, which a caller may choose if it is harmless', async () => {
