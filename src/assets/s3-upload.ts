@@ -5,7 +5,7 @@ import type { CompletedPart } from '@aws-sdk/client-s3';
 import { backoffMs } from '../support/backoff.ts';
 import { sleep } from '../support/sleep.ts';
 import { answerOf, mayPass, type Bucket } from './s3-bucket.ts';
-import type { ByteRange } from './store.ts';
+import { lengthOf, type ByteRange } from './store.ts';
 
 /** A file of the local disk, and where it goes. */
 export interface Upload {
@@ -117,7 +117,7 @@ async function sendBytes<T>(
 ): Promise<T> {
   for (let tries = 1; ; tries += 1) {
     const stream = createReadStream(path, range.end < range.start ? {} : range);
-    const ContentLength = range.end - range.start + 1;
+    const ContentLength = lengthOf(range);
     try {
       return await send({ Body: stream, ContentLength }, signal ?? new AbortController().signal);
     } catch (error) {

@@ -3,7 +3,7 @@ import { Readable } from 'node:stream';
 import { isFileKey, pathOfKey } from './file-key.ts';
 import { answerOf, explaining, openBucket, statusOf, type S3Settings } from './s3-bucket.ts';
 import { abortAbandoned, uploadFile } from './s3-upload.ts';
-import { fileNotFound, type AssetStore } from './store.ts';
+import { fileNotFound, lengthOf, type AssetStore } from './store.ts';
 import { createTemporaryFiles } from './temporary-files.ts';
 
 export interface S3StoreOptions extends S3Settings {
@@ -46,15 +46,19 @@ export async function createS3Store(options: S3StoreOptions): Promise<AssetStore
       if (!isFileKey(key)) throw fileNotFound(key);
       const Range = range && `bytes=${range.start}-${range.end}`;
       const command = new sdk.GetObjectCommand({ ...place(key), Range });
-      const { Body: body } = await explaining(async () => {
-        try {
-          return await answerOf((abortSignal) => client.send(command, { abortSignal }));
-        } catch (error) {
+      return explaining(async () => {
+        const { Body: body, ContentLength } = await answerOf((abortSignal) =>
+          client.send(command, { abortSignal }),
+        ).catch((error: unknown) => {
           throw statusOf(error) === 404 ? fileNotFound(key) : error;
+        });
+        if (!(body instanceof Readable)) throw new Error('There is no body');
+        if (range !== undefined && ContentLength !== undefined && ContentLength !== lengthOf(range)) {
+          body.destroy();
+          throw new Error(`${ContentLength} bytes came for ${Range}`);
         }
+        return body;
       });
-      if (!(body instanceof Readable)) throw new Error('The storage answered without a body.');
-      return body;
     },
 
     async sizeOf(key) {

@@ -8,7 +8,7 @@ import { ServiceError } from '../errors.ts';
 import type { Asset } from './asset.ts';
 import { isSafeToShow } from './content-type.ts';
 import type { Assets } from './service.ts';
-import type { ByteRange } from './store.ts';
+import { lengthOf, type ByteRange } from './store.ts';
 
 export interface SendOptions {
   /** What a browser saves it as. */
@@ -49,7 +49,7 @@ export async function sendAsset(
   if (range === null) return reply.code(200).header('content-length', asset.sizeBytes).send(bytes);
   return reply
     .code(206)
-    .header('content-length', range.end - range.start + 1)
+    .header('content-length', lengthOf(range))
     .header('content-range', `bytes ${range.start}-${range.end}/${asset.sizeBytes}`)
     .send(bytes);
 }

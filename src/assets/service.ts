@@ -8,6 +8,7 @@ import type { Logger } from '../support/log.ts';
 import { fetchPublic } from '../support/safe-fetch.ts';
 import { isAssetId, type Asset } from './asset.ts';
 import { detectContentType, unknownType } from './content-type.ts';
+import { exactLength } from './exact-length.ts';
 import { newFileKey } from './file-key.ts';
 import { plainFileName } from './file-name.ts';
 import {
@@ -21,7 +22,7 @@ import {
   type Arrival,
 } from './records.ts';
 import { sweepAssets } from './retention.ts';
-import { fileNotFound, type AssetStore, type ByteRange, type ReceivedFile } from './store.ts';
+import { fileNotFound, lengthOf, type AssetStore, type ByteRange, type ReceivedFile } from './store.ts';
 
 export type { Asset } from './asset.ts';
 
@@ -49,7 +50,7 @@ export interface Assets {
   get(id: string): Promise<Asset | null>;
   /** As `get`, for a job that is about to be accepted: the file stays for a day at least, and then for as long as the job lives. */
   use(id: string): Promise<Asset | null>;
-  /** Rejects with `asset_not_found` before any byte when the bytes are not there. */
+  /** Rejects with `asset_not_found` before any byte when the bytes are not there. The stream fails where they are not as many as they should be. */
   read(id: string, range?: ByteRange): Promise<Readable>;
   /** Removes what is kept no longer, in bounded batches. Resolves to false when there is more to do. */
   sweep(now: Date): Promise<boolean>;
@@ -110,7 +111,8 @@ export function createAssets({ db, store, config, log }: AssetsDependencies): As
     async read(id, range) {
       const row = isAssetId(id) ? await findAsset(db, id) : undefined;
       if (row === undefined) throw fileNotFound(id);
-      return store.read(row.stored_as, range);
+      const bytes = await store.read(row.stored_as, range);
+      return exactLength(bytes, range === undefined ? row.size_bytes : lengthOf(range));
     },
 
     sweep: (now) => sweepAssets({ db, store, config, log }, now),

@@ -50,6 +50,10 @@ export interface AssetStore {
   close(): Promise<void>;
 }
 
+export function lengthOf({ start, end }: ByteRange): number {
+  return end - start + 1;
+}
+
 /** For a store that does not have a file. */
 export function fileNotFound(key: string): ServiceError {
   return new ServiceError('asset_not_found', `There is no stored file ${key}.`);

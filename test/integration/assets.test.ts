@@ -72,9 +72,9 @@ describe.each(['the local disk', 'S3'] as const)('with files on %s,', (kind) => 
     await rm(dir, { recursive: true });
   });
 
-  function createTestAssets(settings: Record<string, string> = {}): Assets {
+  function createTestAssets(settings: Record<string, string> = {}, ofStore = store): Assets {
     const config = loadConfig({ LOG_LEVEL: 'silent', UPLOAD_LIMIT_MB: String(limitMb), ...settings });
-    return createAssets({ db: test.database.db, store, config, log: createLogger(config) });
+    return createAssets({ db: test.database.db, store: ofStore, config, log: createLogger(config) });
   }
 
   async function upload(
@@ -420,6 +420,27 @@ describe.each(['the local disk', 'S3'] as const)('with files on %s,', (kind) => 
       expect(response.status).toBe(404);
       expect(response.headers.get('cache-control')).not.toContain('immutable');
       expect(await response.json()).toMatchObject({ code: 'asset_not_found' });
+    });
+
+    it.each([
+      ['more', [], ['01234', '56789, HTTP/1.1 200 OK and so on'], '01234'],
+      ['more', ['range: bytes=0-6'], ['01234', '56789'], '01234'],
+      ['fewer', [], ['01234', '56'], '0123456'],
+    ])('that come as %s than announced (%j) end with the connection', async (_, range, chunks, sent) => {
+      const lying = { ...store, read: async () => Readable.from(chunks.map((chunk) => Buffer.from(chunk))) };
+      const lyingAssets = createTestAssets({}, lying);
+      const { app } = await createTestApp({ routes: [assetRoutes(lyingAssets, links)], settings: quickStop });
+      try {
+        const address = await app.listen({ host: '127.0.0.1', port: 0 });
+        const socket = connect(Number(new URL(address).port), '127.0.0.1');
+        socket.setTimeout(2000, () => socket.destroy(new Error('The connection stays open.')));
+        const head = [`GET /assets/${id}/content HTTP/1.1`, 'host: localhost', ...range];
+        socket.write(`${head.join('\r\n')}\r\n\r\n`);
+        const [, body] = (await buffer(socket)).toString().split('\r\n\r\n');
+        expect(body).toBe(sent);
+      } finally {
+        await app.close();
+      }
     });
 
     it.each(['', '/content'])('of an unknown asset are not found (%s)', async (path) => {

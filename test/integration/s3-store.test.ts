@@ -145,6 +145,14 @@ describe('a read', () => {
     await expect(buffer(await store.read(key))).rejects.toThrow('aborted');
   });
 
+  it('that is answered with more than its range is refused', async () => {
+    const key = await put(small);
+    double.fail('GetObject', 'whole');
+    const error = await failureOf(store.read(key, { start: 2, end: 4 }));
+    expect(error).toMatchObject({ code: 'storage_unavailable' });
+    expect(String(error.cause)).toContain('12 bytes came for bytes=2-4');
+  });
+
   it('is tried again when the storage has too much to do', async () => {
     const key = await put(small);
     double.fail('GetObject', 'unavailable', 'reset');

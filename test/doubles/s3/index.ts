@@ -18,7 +18,9 @@ export type Fault =
   /** The connection breaks before an answer. */
   | 'reset'
   /** The bytes arrive in part, and then the connection breaks. */
-  | 'cut';
+  | 'cut'
+  /** The whole file comes, whatever range was asked for. */
+  | 'whole';
 
 export interface S3Double {
   readonly url: string;
@@ -62,6 +64,7 @@ export async function startS3Double({ minPartBytes = 5_242_880 }: S3DoubleOption
     if (fault === 'denied' || isKnown !== true) return sendError(response, 403, 'AccessDenied');
     if (fault === 'unavailable') return sendError(response, 503, 'SlowDown');
     if (fault === 'full') return sendError(response, 507, 'XMinioStorageFull');
+    if (fault === 'whole') delete request.headers.range;
     // Extensions of Amazon's own that not every server understands.
     if (String(request.headers['x-amz-content-sha256']).startsWith('STREAMING-')) {
       return sendError(response, 501, 'NotImplemented');
