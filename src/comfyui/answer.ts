@@ -1,6 +1,7 @@
 // One call to ComfyUI that is answered with a bounded amount of text.
 import type { Dispatcher } from 'undici';
 import type { z } from 'zod';
+import { deadlineIn } from '../support/deadline.ts';
 import { ComfyError } from './errors.ts';
 import { parseJson } from './json.ts';
 import type { Link, LinkRequest } from './link.ts';
@@ -21,7 +22,7 @@ export interface AnswerLimits {
 
 /** Rejects with a `LinkError`, or with the signal's reason when it is aborted. */
 export async function ask(link: Link, request: LinkRequest, limits: AnswerLimits): Promise<Answer> {
-  const deadline = AbortSignal.timeout(limits.deadlineMs);
+  const deadline = deadlineIn(limits.deadlineMs);
   const signal = request.signal === undefined ? deadline : AbortSignal.any([request.signal, deadline]);
   try {
     const response = await link.request({

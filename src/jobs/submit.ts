@@ -3,6 +3,7 @@ import { randomUUID } from 'node:crypto';
 import type { ComfyClient, Submitted } from '../comfyui/client.ts';
 import { ComfyError, type NodeFindings } from '../comfyui/errors.ts';
 import type { ComfySession } from '../comfyui/session.ts';
+import { deadlineIn } from '../support/deadline.ts';
 import { sleep } from '../support/sleep.ts';
 import { firstFinding } from './findings.ts';
 import { askToStop } from './follow.ts';
@@ -99,7 +100,7 @@ async function settleAnew(run: Run, client: ComfyClient): Promise<void> {
 }
 
 async function streamIdOf(session: ComfySession, { signal, timing }: Run): Promise<string> {
-  const patience = AbortSignal.timeout(timing.streamWaitMs);
+  const patience = deadlineIn(timing.streamWaitMs);
   try {
     return await session.clientId(AbortSignal.any([signal, patience]));
   } catch (error) {

@@ -3,6 +3,7 @@ import type { Readable } from 'node:stream';
 import { parse as parseDisposition } from 'content-disposition';
 import { Client, type Dispatcher } from 'undici';
 import { ServiceError } from '../errors.ts';
+import { deadlineIn } from './deadline.ts';
 import { guardStream, type StreamFailure } from './guarded-stream.ts';
 import {
   HOST_NOT_PUBLIC,
@@ -79,7 +80,7 @@ export async function fetchPublic(url: string, options: PublicFetchOptions): Pro
 }
 
 function begin({ signal: callerSignal, ...options }: PublicFetchOptions): Retrieval {
-  const deadline = AbortSignal.timeout(options.timeoutMs);
+  const deadline = deadlineIn(options.timeoutMs);
   return {
     maxRedirects: 5,
     stallMs: 30_000,

@@ -1,6 +1,7 @@
 // One HTTP exchange with vast.ai: bounded in time and size, never redirected, never repeated.
 import { Agent, request } from 'undici';
 import { messageOf } from '../errors.ts';
+import { deadlineIn } from '../support/deadline.ts';
 
 interface Exchange {
   method: 'GET' | 'POST' | 'PUT' | 'DELETE';
@@ -56,7 +57,7 @@ export function createTransport(): Transport {
 async function send(agent: Agent, exchange: Exchange, signal: AbortSignal | undefined): Promise<Answer> {
   const isGivenUp = () => signal?.aborted === true;
   if (isGivenUp()) throw new NoAnswerError('given up before it was sent', false, signal?.reason);
-  const timeout = AbortSignal.timeout(exchange.timeoutMs);
+  const timeout = deadlineIn(exchange.timeoutMs);
   try {
     const response = await request(exchange.url, {
       dispatcher: agent,

@@ -2,6 +2,7 @@
 import { Client, type Dispatcher } from 'undici';
 import { messageOf, ServiceError } from '../errors.ts';
 import { storable } from '../jobs/json-value.ts';
+import { deadlineIn } from '../support/deadline.ts';
 import {
   HOST_NOT_PUBLIC,
   HostRefusedError,
@@ -31,7 +32,7 @@ const READ_BYTES = 4 * KEPT_CHARACTERS;
 /** Sends and says what came of it. Follows no redirect. Rejects with the reason of `signal`, and with nothing else. */
 export async function post(url: string, options: PostOptions): Promise<TryResult> {
   const { allowedHosts, timeoutMs, resolveHost = systemResolver } = options;
-  const deadline = AbortSignal.timeout(timeoutMs);
+  const deadline = deadlineIn(timeoutMs);
   const signal = AbortSignal.any([options.signal, deadline]);
   let client: Client | undefined;
   try {

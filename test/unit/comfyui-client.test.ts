@@ -23,11 +23,11 @@ afterEach(async () => {
 /** What a server does with a request; what it returns does not matter. */
 type Answer = (...exchange: Parameters<RequestListener>) => unknown;
 
-async function clientOf(answer: Answer): Promise<ComfyClient> {
+async function clientOf(answer: Answer, options?: { answerMs: number }): Promise<ComfyClient> {
   const server = await startTinyServer((...exchange) => void answer(...exchange));
   const link = openLink({ baseUrl: server.url, token: 'a-secret', certificateFingerprint: null });
   cleanups.push(server.close, () => link.close());
-  return createComfyClient(link);
+  return createComfyClient(link, options);
 }
 
 async function clientOfNothing(): Promise<ComfyClient> {
@@ -246,6 +246,13 @@ describe('an upload', () => {
     expect((await errorOf((await clientOfNothing()).upload(upload))).kind).toBe('unavailable');
     await closed;
   });
+});
+
+it('takes a limit that is no whole number of milliseconds', async () => {
+  const client = await clientOf(always(200, { queue_running: [], queue_pending: [] }), {
+    answerMs: 8.05 * 1000,
+  });
+  expect(await client.queue()).toEqual({ running: [], pending: [] });
 });
 
 describe('a download', () => {

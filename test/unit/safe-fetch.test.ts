@@ -262,6 +262,12 @@ describe('a fetch of a public file', () => {
     }
   });
 
+  it('takes a limit that is no whole number of milliseconds', async () => {
+    const server = await serve((_request, response) => response.end('x'));
+    const file = await open(server.url, { allowedHosts: [server.host], timeoutMs: 8.05 * 1000 });
+    expect((await buffer(file.stream)).toString()).toBe('x');
+  });
+
   it('gives up when a body stalls, long before the limit of the whole', async () => {
     const server = await serve((_request, response) => void response.write('x'));
     const error = await refusal(server.url, { allowedHosts: [server.host], stallMs: 50 });

@@ -88,6 +88,11 @@ describe('a POST to a receiver', () => {
     });
   });
 
+  it('takes a limit that is no whole number of milliseconds', async () => {
+    const server = await serve(always(204, ''));
+    expect(await send(server.url, { timeoutMs: 8.05 * 1000 })).toMatchObject({ statusCode: 204 });
+  });
+
   it('says that nobody listens', async () => {
     const server = await startTinyServer(always(200, ''));
     await server.close();
