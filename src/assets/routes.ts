@@ -6,14 +6,11 @@ import type { FastifyPluginAsyncZod } from 'fastify-type-provider-zod';
 import { z } from 'zod';
 import { ServiceError } from '../errors.ts';
 import { problems } from '../http/problems.ts';
+import { guardUpload, receiveFiles } from '../http/receive-files.ts';
 import type { SignedLinks } from '../http/signed-links.ts';
-import { guardStream, type StreamFailure } from '../support/guarded-stream.ts';
 import { assetIdSchema, assetSchema, contentUrl, presentAsset, type Asset } from './asset.ts';
 import { bytesResponse, fileQuerySchema, sendAsset } from './send.ts';
 import type { Assets } from './service.ts';
-
-/** An upload that sends nothing for so long is given up. */
-const uploadStallMs = 60_000;
 
 const uploadSchema = {
   operationId: 'uploadAsset',
@@ -143,17 +140,10 @@ async function find(assets: Assets, id: string): Promise<Asset> {
 
 type Saved = Awaited<ReturnType<Assets['save']>>;
 
-async function receive(request: FastifyRequest, assets: Assets, fileName: string | null): Promise<Saved> {
-  try {
-    return request.isMultipart()
-      ? await saveFormFile(request, assets, fileName)
-      : await saveBody(request, assets, fileName);
-  } catch (error) {
-    // The client is still sending; it reads the answer only if somebody takes the rest.
-    request.raw.unpipe();
-    request.raw.resume();
-    throw error;
-  }
+function receive(request: FastifyRequest, assets: Assets, fileName: string | null): Promise<Saved> {
+  return receiveFiles(request, () =>
+    request.isMultipart() ? saveFormFile(request, assets, fileName) : saveBody(request, assets, fileName),
+  );
 }
 
 async function saveFormFile(
@@ -192,18 +182,6 @@ async function saveBody(request: FastifyRequest, assets: Assets, fileName: strin
     fileName,
     contentType: request.headers['content-type'] ?? null,
   });
-}
-
-function guardUpload(source: Readable): Readable {
-  return guardStream(source, { stallMs: uploadStallMs, failure: uploadFailure });
-}
-
-function uploadFailure(kind: StreamFailure, cause: unknown): ServiceError {
-  const detail =
-    kind === 'stalled'
-      ? `The upload sent nothing for ${uploadStallMs / 1000} s.`
-      : 'The upload broke off before it was complete.';
-  return new ServiceError('invalid_request', detail, { cause });
 }
 
 function missing(): ServiceError {

@@ -4,11 +4,9 @@ import type { FastifyRequest } from 'fastify';
 import type { Asset, Assets } from '../assets/service.ts';
 import { ServiceError } from '../errors.ts';
 import { parseJson } from '../http/json-body.ts';
-import { guardStream, type StreamFailure } from '../support/guarded-stream.ts';
+import { guardUpload, receiveFiles } from '../http/receive-files.ts';
 import type { FormField } from './inputs.ts';
 import { isPlainObject } from './json-value.ts';
-
-const STALL_MS = 60_000;
 
 /** The `preValidation` of a route that takes its body as a form too, with the JSON in `field`: what it makes is checked like JSON. */
 export function formAsBody(
@@ -16,7 +14,12 @@ export function formAsBody(
   field: FormField,
 ): (request: FastifyRequest) => Promise<void> {
   return async (request) => {
-    if (request.isMultipart()) request.body = await readForm(request, assets, field);
+    if (!request.isMultipart()) return;
+    request.body = await receiveFiles(request, () => readForm(request, assets, field));
+    // Storing the files may have outlasted the client's patience. Only with a key can it still find out what became of its request.
+    if (request.socket.destroyed && request.headers['idempotency-key'] === undefined) {
+      throw new ServiceError('invalid_request', 'The connection was closed before the request was accepted.');
+    }
   };
 }
 
@@ -28,20 +31,12 @@ async function readForm(
 ): Promise<unknown> {
   const files = new Map<string, Asset>();
   let body: unknown;
-  try {
-    // The store has the limit of the size; the form's own would cut a file off in silence.
-    for await (const part of request.parts({ limits: { fileSize: Infinity } })) {
-      if (part.fieldname === field && body === undefined) {
-        body = parseJson(await textOf(part, request.routeOptions.bodyLimit), `The field "${field}"`, field);
-      } else if (part.type === 'file') files.set(part.fieldname, await storePart(part, files, assets));
-      else
-        throw invalid(`The form has a field "${part.fieldname}" that is not expected here.`, part.fieldname);
-    }
-  } catch (error) {
-    // The client is still sending; it reads the answer only if somebody takes the rest.
-    request.raw.unpipe();
-    request.raw.resume();
-    throw error;
+  // The store has the limit of the size; the form's own would cut a file off in silence.
+  for await (const part of request.parts({ limits: { fileSize: Infinity } })) {
+    if (part.fieldname === field && body === undefined) {
+      body = parseJson(await textOf(part, request.routeOptions.bodyLimit), `The field "${field}"`, field);
+    } else if (part.type === 'file') files.set(part.fieldname, await storePart(part, files, assets));
+    else throw invalid(`The form has a field "${part.fieldname}" that is not expected here.`, part.fieldname);
   }
   if (body === undefined) {
     throw invalid(`The form needs a field "${field}" that holds the ${field} as JSON.`, field);
@@ -57,7 +52,7 @@ async function storePart(
   assets: Pick<Assets, 'save'>,
 ): Promise<Asset> {
   if (files.has(part.fieldname)) throw invalid(`The form has two files "${part.fieldname}".`, part.fieldname);
-  const bytes = guardStream(part.file, { stallMs: STALL_MS, failure: uploadFailure });
+  const bytes = guardUpload(part.file);
   try {
     const { asset } = await assets.save(bytes, { fileName: part.filename, contentType: part.mimetype });
     return asset;
@@ -79,7 +74,7 @@ async function textOf(part: Multipart, maxBytes: number): Promise<string> {
 async function readText({ file, fieldname }: FilePart, maxBytes: number): Promise<string> {
   const chunks: Buffer[] = [];
   let size = 0;
-  for await (const chunk of guardStream(file, { stallMs: STALL_MS, failure: uploadFailure })) {
+  for await (const chunk of guardUpload(file)) {
     const bytes = Buffer.from(chunk);
     size += bytes.length;
     if (size > maxBytes) throw tooLarge(fieldname);
@@ -121,14 +116,6 @@ function withAssets(body: unknown, files: ReadonlyMap<string, Asset>): unknown {
 
 function tooLarge(field: string): ServiceError {
   return new ServiceError('payload_too_large', `The field "${field}" is too large.`, { field });
-}
-
-function uploadFailure(kind: StreamFailure, cause: unknown): ServiceError {
-  const detail =
-    kind === 'stalled'
-      ? `The upload sent nothing for ${STALL_MS / 1000} s.`
-      : 'The upload broke off before it was complete.';
-  return new ServiceError('invalid_request', detail, { cause });
 }
 
 function invalid(detail: string, field: string): ServiceError {

@@ -2,7 +2,7 @@ import { randomBytes } from 'node:crypto';
 import { once } from 'node:events';
 import { createServer, request as openRequest } from 'node:http';
 import { mkdtemp, readdir, rm } from 'node:fs/promises';
-import { connect } from 'node:net';
+import { connect, type Socket } from 'node:net';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { Readable } from 'node:stream';
@@ -220,6 +220,29 @@ describe.each(['the local disk', 'S3'] as const)('with files on %s,', (kind) => 
       const both = await Promise.all([uploaded(bytes), uploaded(bytes)]);
       expect(new Set(both.map(({ status }) => status))).toEqual(new Set([200, 201]));
       expect(both[0].asset).toEqual(both[1].asset);
+    });
+
+    it('is answered however long the storage takes: its connection may be silent', async () => {
+      let socket: Socket | undefined;
+      const limits: unknown[] = [];
+      const slow: AssetStore = {
+        ...store,
+        receive: (stream, options, use) =>
+          store.receive(stream, options, (file) => {
+            limits.push(socket?.timeout);
+            return use(file);
+          }),
+      };
+      const { app } = await createTestApp({ routes: [assetRoutes(createTestAssets({}, slow), links)] });
+      app.server.once('connection', (opened: Socket) => (socket = opened));
+      try {
+        const slowUrl = await app.listen({ host: '127.0.0.1', port: 0 });
+        const response = await fetch(`${slowUrl}/assets`, { method: 'POST', body: fresh() });
+        expect(response.status).toBe(201);
+        expect(limits).toEqual([0]);
+      } finally {
+        await app.close();
+      }
     });
 
     it('that breaks off leaves nothing', async () => {

@@ -1,6 +1,12 @@
+import { once } from 'node:events';
+import type { FastifyRequest } from 'fastify';
+import type { FastifyPluginAsyncZod } from 'fastify-type-provider-zod';
 import { sql } from 'kysely';
-import { afterAll, beforeAll, describe, expect, it } from 'vitest';
+import { afterAll, beforeAll, describe, expect, it, onTestFinished } from 'vitest';
+import { z } from 'zod';
+import type { Assets } from '../../src/assets/service.ts';
 import type { App } from '../../src/http/server.ts';
+import { formAsBody } from '../../src/jobs/form.ts';
 import { jobRoutes } from '../../src/jobs/routes.ts';
 import { createJobs } from '../../src/jobs/service.ts';
 import { createKnownNodes } from '../../src/jobs/known-nodes.ts';
@@ -182,6 +188,83 @@ describe('POST /jobs', () => {
     form.set('job', JSON.stringify({ workflow: scaledImage }));
     const { status, body } = await call('/jobs', { method: 'POST', body: form });
     expect([status, body]).toMatchObject([413, { code: 'payload_too_large', field: 'large' }]);
+  });
+
+  describe('with a form that takes long to store', () => {
+    const form = new FormData();
+    form.set('photo', new Blob(['not really an image']), 'photo.png');
+    form.set(
+      'job',
+      JSON.stringify({
+        workflow: scaledImage,
+        inputs: [{ node: '1', input: 'image', file: 'photo' }],
+      }),
+    );
+
+    /** An app that keeps files until `release`. */
+    async function slowApp(routes: (assets: Pick<Assets, 'save'>) => FastifyPluginAsyncZod) {
+      const { assets } = bench.deps;
+      const stored = Promise.withResolvers<void>();
+      const { promise: released, resolve: release } = Promise.withResolvers<void>();
+      const save: Assets['save'] = async (...file) => {
+        const saved = await assets.save(...file);
+        stored.resolve();
+        await released;
+        return saved;
+      };
+      const slow = (await createTestApp({ routes: [routes({ ...assets, save })] })).app;
+      onTestFinished(() => slow.close());
+      return { app: slow, stored: stored.promise, release };
+    }
+
+    it('lets its connection be silent meanwhile', async () => {
+      const slow = await slowApp((assets) =>
+        jobRoutes({ jobs: bench.jobs, assets: { ...bench.deps.assets, ...assets } }),
+      );
+      const base = await slow.app.listen({ host: '127.0.0.1', port: 0 });
+      const answer = call('/jobs', { method: 'POST', body: form }, base);
+      const [socket] = await once(slow.app.server, 'connection');
+      await slow.stored;
+      expect(socket.timeout).toBe(0);
+      slow.release();
+      const { status, body } = await answer;
+      expect(status).toBe(201);
+      await bench.jobs.cancel(body.id);
+    });
+
+    it.each([
+      ['makes no job for a client that has gone', {}, 'invalid_request'],
+      ['makes the job where a key lets the client ask again', { 'idempotency-key': 'a' }, 'accepted'],
+    ])('%s', async (_what, headers, expected) => {
+      const outcome = Promise.withResolvers<unknown>();
+      const slow = await slowApp((assets) => async (routes) => {
+        const read = formAsBody(assets, 'job');
+        const preValidation = async (request: FastifyRequest) => {
+          const reading = read(request);
+          outcome.resolve(
+            reading.then(
+              () => 'accepted',
+              (error: unknown) => Object(error).code,
+            ),
+          );
+          await reading;
+        };
+        const schema = { consumes: ['multipart/form-data'], body: z.unknown() };
+        routes.post('/form', { schema, preValidation }, async () => ({}));
+      });
+      const base = await slow.app.listen({ host: '127.0.0.1', port: 0 });
+      const leaving = new AbortController();
+      const [[socket]] = await Promise.all([
+        once(slow.app.server, 'connection'),
+        slow.stored.then(() => leaving.abort()),
+        fetch(`${base}/form`, { method: 'POST', body: form, headers, signal: leaving.signal }).catch(
+          () => null,
+        ),
+      ]);
+      if (!socket.destroyed) await once(socket, 'close');
+      slow.release();
+      expect(await outcome.promise).toBe(expected);
+    });
   });
 
   it('shows its form in the documentation', async () => {
