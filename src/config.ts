@@ -24,6 +24,13 @@ const limit = (min: number, max: number, unlimited = Infinity) => {
 const choice = <const T extends readonly [string, ...string[]]>(values: T) =>
   z.enum(values, `must be one of ${values.join(', ')}`);
 const flag = () => z.enum(['true', 'false'], 'must be true or false').transform((value) => value === 'true');
+/** Proxies between the callers and the service, the nearest one counted first. */
+const hops = () => {
+  const must = 'must be true, false, or the number of proxies, 0 to 10';
+  const one = z.literal('true').transform(() => 1);
+  const none = z.literal('false').transform(() => 0);
+  return z.union([one, none, integer(0, 10)], must);
+};
 const list = () =>
   z.string().transform((value) =>
     value
@@ -116,8 +123,9 @@ const settingsSchema = z
           'Origins of browsers that may call, separated by commas; * allows all where there are API keys.',
       },
     ),
-    TRUST_PROXY: setting(flag().prefault('false'), {
-      description: "Take the caller's address from X-Forwarded-For. Only behind a proxy that sets it.",
+    TRUST_PROXY: setting(hops().prefault('false'), {
+      description:
+        "Take the caller's address from X-Forwarded-For, as the proxy in front wrote it (true). Behind several in a row: their number. Entries beyond are the caller's own words.",
     }),
     RATE_LIMIT_PER_MINUTE: setting(integer(1, 1_000_000).prefault('1200'), {
       description: 'Requests that one API key, or one address, may make.',

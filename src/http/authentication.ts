@@ -27,7 +27,7 @@ export async function assertListenAllowed(config: Config, apiKeys: Pick<ApiKeys,
       `HOST: ${config.HOST} can be reached from other machines, but there is no API key: set API_KEYS, create a key, or listen on 127.0.0.1.`,
     ]);
   }
-  if (config.TRUST_PROXY) {
+  if (config.TRUST_PROXY > 0) {
     throw new ConfigError([
       'TRUST_PROXY: requests come through a proxy, but there is no API key: set API_KEYS or create a key.',
     ]);

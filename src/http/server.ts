@@ -68,7 +68,7 @@ export async function createHttpServer(options: HttpServerOptions): Promise<App>
     logController: new LogController({ disableRequestLogging: true, requestIdLogLabel: 'requestId' }),
     requestIdHeader: false,
     genReqId: requestIdOf,
-    trustProxy: config.TRUST_PROXY,
+    trustProxy: (_address, hop) => hop < config.TRUST_PROXY,
     bodyLimit: Math.floor(config.BODY_LIMIT_MB * megabyte),
     // A connection may be silent that long; a large upload may take that long in all.
     connectionTimeout: 120_000,

@@ -16,7 +16,7 @@ const key = 'a'.repeat(32);
 
 describe('loadConfig', () => {
   it('needs nothing', () => {
-    expect(loadConfig({})).toMatchObject({ HOST: '127.0.0.1', PORT: 8400, API_KEYS: [], TRUST_PROXY: false });
+    expect(loadConfig({})).toMatchObject({ HOST: '127.0.0.1', PORT: 8400, API_KEYS: [], TRUST_PROXY: 0 });
   });
 
   it('takes an empty value for unset', () => {
@@ -38,7 +38,7 @@ describe('loadConfig', () => {
     expect(config).toMatchObject({
       PORT: 0,
       BODY_LIMIT_MB: 2.5,
-      TRUST_PROXY: true,
+      TRUST_PROXY: 1,
       CORS_ORIGINS: ['https://a.example', 'https://b.example'],
       COMFYUI_URLS: ['http://10.0.0.1:8188'],
     });
@@ -112,7 +112,12 @@ describe('loadConfig', () => {
       'MAX_SPEND_PER_DAY_USD (got "-4"): must be a number from 0 to 1000000, or none, in USD. ',
     ],
     ['LOG_FORMAT', 'xml', 'LOG_FORMAT (got "xml"): must be one of json, pretty. '],
-    ['TRUST_PROXY', 'yes', 'TRUST_PROXY (got "yes"): must be true or false. '],
+    [
+      'TRUST_PROXY',
+      'yes',
+      'TRUST_PROXY (got "yes"): must be true, false, or the number of proxies, 0 to 10. ',
+    ],
+    ['VAST_HTTPS', 'yes', 'VAST_HTTPS (got "yes"): must be true or false. '],
     ['VAST_IMAGE', ' ', 'VAST_IMAGE (got " "): must be a text of 1 to 900 characters. '],
     [
       'DATABASE_URL',

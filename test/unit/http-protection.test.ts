@@ -142,6 +142,19 @@ describe('the rate limit', () => {
       expect((await guess(client)).statusCode).toBe(401);
     expect((await guess('192.0.2.1')).statusCode).toBe(429);
   });
+
+  it.each([
+    ['true', 'FORGED, 192.0.2.1'],
+    ['2', 'FORGED, 192.0.2.1, 192.0.2.9'],
+  ])('believes nothing that the caller wrote before its proxies did (%s)', async (hops, forwarded) => {
+    const app = await appWith({ settings: { ...settings, TRUST_PROXY: hops }, keys: { alice: 'secret' } });
+    const statuses: number[] = [];
+    for (const forged of ['192.0.2.2', '192.0.2.3', '192.0.2.4']) {
+      const headers = { 'x-forwarded-for': forwarded.replace('FORGED', forged) };
+      statuses.push((await app.inject({ url: '/thing', headers })).statusCode);
+    }
+    expect(statuses).toEqual([401, 401, 429]);
+  });
 });
 
 it('sheds requests while the event loop lags, but not health', async () => {
