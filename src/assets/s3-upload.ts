@@ -4,6 +4,7 @@ import type { Readable } from 'node:stream';
 import type { CompletedPart } from '@aws-sdk/client-s3';
 import { backoffMs } from '../support/backoff.ts';
 import { sleep } from '../support/sleep.ts';
+import { isFileKey, pathOfKey } from './file-key.ts';
 import { answerOf, mayPass, type Bucket } from './s3-bucket.ts';
 import { lengthOf, type ByteRange } from './store.ts';
 
@@ -34,20 +35,30 @@ export async function uploadFile(bucket: Bucket, upload: Upload, options: Upload
   else await uploadParts(bucket, upload, options);
 }
 
-/** Gives up uploads of which only parts have come: they are invisible, but are paid for. */
+/** Gives up uploads of ours of which only parts have come: they are invisible, but are paid for. The bucket may be others' too. */
 export async function abortAbandoned({ sdk, client, name }: Bucket, prefix: string): Promise<void> {
   let marker: { KeyMarker?: string | undefined; UploadIdMarker?: string | undefined } = {};
   for (;;) {
     const list = new sdk.ListMultipartUploadsCommand({ Bucket: name, Prefix: prefix, ...marker });
     const page = await answerOf((abortSignal) => client.send(list, { abortSignal }));
-    for (const { Key, UploadId, Initiated } of page.Uploads ?? []) {
-      if (Initiated === undefined || Date.now() - Initiated.getTime() < ABANDONED_AFTER_MS) continue;
+    for (const { Key = '', UploadId, Initiated } of page.Uploads ?? []) {
+      if (
+        !isOurs(Key, prefix) ||
+        Initiated === undefined ||
+        Date.now() - Initiated.getTime() < ABANDONED_AFTER_MS
+      )
+        continue;
       const abort = new sdk.AbortMultipartUploadCommand({ Bucket: name, Key, UploadId });
       await answerOf((abortSignal) => client.send(abort, { abortSignal }));
     }
     if (page.IsTruncated !== true || page.NextKeyMarker === undefined) return;
     marker = { KeyMarker: page.NextKeyMarker, UploadIdMarker: page.NextUploadIdMarker };
   }
+}
+
+function isOurs(place: string, prefix: string): boolean {
+  const key = place.slice(place.lastIndexOf('/') + 1);
+  return isFileKey(key) && place === prefix + pathOfKey(key);
 }
 
 async function uploadWhole(

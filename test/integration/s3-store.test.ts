@@ -138,6 +138,19 @@ describe('an upload', () => {
   });
 });
 
+it('leaves the uploads of others in its bucket alone', async () => {
+  const headers = { authorization: `Credential=${double.accessKeyId}/` };
+  const hash = 'ab'.repeat(32);
+  for (const place of ['weekly.tar', hash, `some/folder/cd/ab/${hash}`, `some/folder/ab/ab/${hash}`]) {
+    await fetch(`${double.url}/${double.bucket}/${place}?uploads`, { method: 'POST', headers });
+  }
+  const all = double.pendingUploads();
+  expect(all).toHaveLength(4);
+  for (const upload of all) upload.initiated = new Date(Date.now() - 90_000_000);
+  await store.tidy();
+  expect(double.pendingUploads()).toEqual(all.slice(0, 3));
+});
+
 describe('a read', () => {
   it('that breaks off fails, rather than be short', async () => {
     const key = await put(large);
