@@ -4,7 +4,7 @@ import { dirname, join } from 'node:path';
 import { hasErrorCode } from '../errors.ts';
 import { isFileKey, pathOfKey } from './file-key.ts';
 import { fileNotFound, type AssetStore } from './store.ts';
-import { createTemporaryFiles } from './temporary-files.ts';
+import { createTemporaryFiles, explainDiskError } from './temporary-files.ts';
 
 /** A store in the folder `dir`, which is made when it is first needed. Several processes may share it. */
 export function createLocalDiskStore({ dir }: { dir: string }): AssetStore {
@@ -36,7 +36,7 @@ export function createLocalDiskStore({ dir }: { dir: string }): AssetStore {
     async read(key, range) {
       if (!isFileKey(key)) throw fileNotFound(key);
       const file = await open(pathOf(key), 'r').catch((error: unknown) => {
-        throw hasErrorCode(error, 'ENOENT') ? fileNotFound(key) : error;
+        throw hasErrorCode(error, 'ENOENT') ? fileNotFound(key) : explainDiskError(error);
       });
       return file.createReadStream(range);
     },

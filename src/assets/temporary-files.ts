@@ -30,10 +30,12 @@ const FLUSH_BYTES = 2_000_000;
 /** Temporary files in the folder `dir`, which is made when it is first needed. Every process looks after its own disk. */
 export function createTemporaryFiles({ dir }: { dir: string }): TemporaryFiles {
   const hashers = createHasherPool();
-  const prepare = atMostEvery(TIDY_EVERY_MS, async () => {
+  const tidy = atMostEvery(TIDY_EVERY_MS, () => removeAbandoned(dir));
+  // Each time, since somebody may have removed the folder.
+  const prepare = async (): Promise<void> => {
     await mkdir(dir, { recursive: true });
-    await removeAbandoned(dir);
-  });
+    await tidy();
+  };
 
   return {
     async receive(stream, { maxBytes, signal }, use) {
@@ -56,32 +58,48 @@ export function createTemporaryFiles({ dir }: { dir: string }): TemporaryFiles {
       } finally {
         // A pipeline that is aborted does not wait for its last part, which may be about to make the file.
         await writing?.catch(() => undefined);
-        await rm(path, { force: true });
+        // On a broken disk it stays until somebody tidies up.
+        await rm(path, { force: true }).catch(() => undefined);
       }
     },
 
     async check() {
+      const probe = join(dir, `check-${randomUUID()}`);
       try {
         await prepare();
-        const probe = join(dir, `check-${randomUUID()}`);
-        await writeFile(probe, 'x', { flag: 'wx', flush: true });
-        await rm(probe);
+        try {
+          await writeFile(probe, 'x', { flag: 'wx', flush: true });
+        } finally {
+          await rm(probe, { force: true });
+        }
       } catch (error) {
         throw explainDiskError(error);
       }
     },
 
-    tidy: () => prepare(),
+    tidy: prepare,
   };
 }
 
 /** What a failure of the disk means to a caller; everything else stays what it is. */
 export function explainDiskError(error: unknown): unknown {
-  if (!hasErrorCode(error, 'ENOSPC') && !hasErrorCode(error, 'EDQUOT')) return error;
-  return new ServiceError('storage_full', 'The disk that holds the files is full. Try again later.', {
-    cause: error,
-  });
+  if (fullDisk.some((code) => hasErrorCode(error, code))) {
+    const detail = 'The disk that holds the files is full. Try again later.';
+    return new ServiceError('storage_full', detail, { cause: error });
+  }
+  if (brokenDisk.some((code) => hasErrorCode(error, code))) {
+    const detail = 'The disk that holds the files cannot be used. Try again in a minute.';
+    return new ServiceError('storage_unavailable', detail, {
+      cause: error,
+      extra: { retryAfterSeconds: 60 },
+    });
+  }
+  return error;
 }
+
+const fullDisk = ['ENOSPC', 'EDQUOT'];
+/** It is gone, or read-only, or somebody else's, or the process has too many files open. */
+const brokenDisk = ['ENOENT', 'ESTALE', 'EROFS', 'EIO', 'EACCES', 'EMFILE', 'ENFILE'];
 
 async function removeAbandoned(dir: string): Promise<void> {
   for (const name of await readdir(dir)) {

@@ -58,6 +58,25 @@ describe('the local disk', () => {
     await store.check();
   });
 
+  it('makes its folder anew when somebody has removed it', async () => {
+    const store = createLocalDiskStore({ dir: join(dir, 'files') });
+    await store.check();
+    await rm(join(dir, 'files'), { recursive: true });
+    const key = await put(store, 'x');
+    expect(await store.sizeOf(key)).toBe(1);
+  });
+
+  it('leaves nothing of a check that found it full', async () => {
+    const file = await open(join(dir, 'any'), 'w');
+    const flush = vi.spyOn(Object.getPrototypeOf(file) as typeof file, 'sync');
+    onTestFinished(() => flush.mockRestore());
+    flush.mockRejectedValueOnce(Object.assign(new Error('no space left'), { code: 'ENOSPC' }));
+    await file.close();
+    const store = createLocalDiskStore({ dir });
+    await expect(store.check()).rejects.toMatchObject({ code: 'storage_full' });
+    expect(await readdir(join(dir, 'tmp'))).toEqual([]);
+  });
+
   it('stores nothing that could not be flushed on its way', async () => {
     const file = await open(join(dir, 'any'), 'w');
     const flush = vi.spyOn(Object.getPrototypeOf(file) as typeof file, 'datasync');
@@ -92,6 +111,14 @@ describe('the local disk', () => {
     const full: unknown = await writeFile('/dev/full', 'x').catch((error: unknown) => error);
     expect(explainDiskError(full)).toMatchObject({ code: 'storage_full', status: 507, cause: full });
   });
+
+  it.each(['ENOENT', 'ESTALE', 'EROFS', 'EIO', 'EACCES', 'EMFILE', 'ENFILE'])(
+    'says that the disk cannot be used (%s)',
+    (code) => {
+      const broken = Object.assign(new Error('it failed'), { code });
+      expect(explainDiskError(broken)).toMatchObject({ code: 'storage_unavailable', cause: broken });
+    },
+  );
 
   it('leaves other errors as they are', () => {
     const other = new Error('other');
