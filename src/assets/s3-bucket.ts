@@ -10,12 +10,16 @@ export interface S3Settings {
   /** Absent where the surroundings give them, as on a machine with a role. */
   credentials: { accessKeyId: string; secretAccessKey: string } | undefined;
   forcePathStyle: boolean;
+  /** Connections for reads, and as many for everything else; 500 unless told. */
+  maxConnections?: number;
 }
 
 export interface Bucket {
   sdk: typeof Sdk;
   name: string;
   client: Sdk.S3Client;
+  /** For the bytes of files, with connections of its own: slow readers hold one each, and must leave some for everything else. */
+  readingClient: Sdk.S3Client;
 }
 
 const CONNECT_TIMEOUT_MS = 5000;
@@ -23,19 +27,24 @@ const CONNECT_TIMEOUT_MS = 5000;
 const STALL_MS = 120_000;
 /** For every answer, up to its head; the bytes of a file may take longer. */
 const ANSWER_TIMEOUT_MS = 60_000;
-/** Slow readers hold a connection each. */
-const MAX_CONNECTIONS = 500;
-
 const ignore = (): void => undefined;
 const silent = { debug: ignore, info: ignore, warn: ignore, error: ignore };
 
 /** Loads the library only here, so that whoever stores files on the disk does without it. */
-export async function openBucket({ bucket, endpoint, credentials, ...rest }: S3Settings): Promise<Bucket> {
+export async function openBucket(settings: S3Settings): Promise<Bucket> {
   const sdk = await import('@aws-sdk/client-s3');
-  const agent = { keepAlive: true, maxSockets: MAX_CONNECTIONS };
-  const client = new sdk.S3Client({
-    region: rest.region,
-    forcePathStyle: rest.forcePathStyle,
+  const { bucket: name } = settings;
+  return { sdk, name, client: openClient(sdk, settings), readingClient: openClient(sdk, settings) };
+}
+
+function openClient(
+  sdk: typeof Sdk,
+  { region, forcePathStyle, endpoint, credentials, maxConnections = 500 }: S3Settings,
+): Sdk.S3Client {
+  const agent = { keepAlive: true, maxSockets: maxConnections };
+  return new sdk.S3Client({
+    region,
+    forcePathStyle,
     ...(endpoint === undefined ? {} : { endpoint }),
     ...(credentials === undefined ? {} : { credentials }),
     // What the library would add by itself is understood by Amazon's servers, but not by all others.
@@ -50,7 +59,6 @@ export async function openBucket({ bucket, endpoint, credentials, ...rest }: S3S
       httpsAgent: agent,
     },
   });
-  return { sdk, name: bucket, client };
 }
 
 /** What `ask` brings, in time. */

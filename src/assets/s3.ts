@@ -23,7 +23,7 @@ export async function createS3Store(options: S3StoreOptions): Promise<AssetStore
   const { temporaryDir, prefix, partBytes = 16_000_000 } = options;
   const incoming = createTemporaryFiles({ dir: temporaryDir });
   const bucket = await openBucket(options);
-  const { sdk, client } = bucket;
+  const { sdk, client, readingClient } = bucket;
   const place = (key: string) => ({ Bucket: bucket.name, Key: prefix + pathOfKey(key) });
 
   return {
@@ -48,7 +48,7 @@ export async function createS3Store(options: S3StoreOptions): Promise<AssetStore
       const command = new sdk.GetObjectCommand({ ...place(key), Range });
       return explaining(async () => {
         const { Body: body, ContentLength } = await answerOf((abortSignal) =>
-          client.send(command, { abortSignal }),
+          readingClient.send(command, { abortSignal }),
         ).catch((error: unknown) => {
           throw statusOf(error) === 404 ? fileNotFound(key) : error;
         });
@@ -93,6 +93,9 @@ export async function createS3Store(options: S3StoreOptions): Promise<AssetStore
       await explaining(() => abortAbandoned(bucket, prefix));
     },
 
-    close: async () => client.destroy(),
+    async close() {
+      client.destroy();
+      readingClient.destroy();
+    },
   };
 }

@@ -6,7 +6,7 @@ import { Readable } from 'node:stream';
 import { buffer } from 'node:stream/consumers';
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
 import { newFileKey } from '../../src/assets/file-key.ts';
-import { createS3Store } from '../../src/assets/s3.ts';
+import { createS3Store, type S3StoreOptions } from '../../src/assets/s3.ts';
 import type { AssetStore } from '../../src/assets/store.ts';
 import { ServiceError } from '../../src/errors.ts';
 import { startS3Double, type S3Double } from '../doubles/s3/index.ts';
@@ -31,7 +31,7 @@ afterEach(async () => {
   await rm(dir, { recursive: true });
 });
 
-function openTestStore(endpoint: string): Promise<AssetStore> {
+function openTestStore(endpoint: string, options: Partial<S3StoreOptions> = {}): Promise<AssetStore> {
   const { bucket, accessKeyId, secretAccessKey } = double;
   return createS3Store({
     endpoint,
@@ -42,6 +42,7 @@ function openTestStore(endpoint: string): Promise<AssetStore> {
     prefix: 'some/folder/',
     temporaryDir: dir,
     partBytes,
+    ...options,
   });
 }
 
@@ -164,6 +165,17 @@ describe('a read', () => {
     const error = await failureOf(store.read(key, { start: 2, end: 4 }));
     expect(error).toMatchObject({ code: 'storage_unavailable' });
     expect(String(error.cause)).toContain('12 bytes came for bytes=2-4');
+  });
+
+  it('that is slow keeps nothing but other reads waiting', async () => {
+    await store.close();
+    store = await openTestStore(double.url, { maxConnections: 1 });
+    const slow = await store.read(await put(large));
+    const key = await put(small);
+    expect(await store.sizeOf(key)).toBe(small.length);
+    await store.remove(key);
+    await store.check();
+    slow.destroy();
   });
 
   it('is tried again when the storage has too much to do', async () => {
