@@ -68,12 +68,13 @@ async function expireResults(db: Kysely<Tables>, before: Date | null, now: Date)
 
 /**
  * Records of jobs that have no results left. Jobs on a rented machine share its cost, so they go only together, when the
- * last of them is old enough and the cost is written down for good.
+ * last of them is old enough and the cost is written down for good. The key that a job or batch was made under goes with it: it
+ * would have nothing to answer for.
  */
 async function forgetJobs(db: Kysely<Tables>, before: Date | null): Promise<number> {
   if (before === null) return 0;
-  const { numAffectedRows } = await sql`
-    delete from jobs where id in (
+  const { rows } = await sql`
+    with forgotten as (delete from jobs where id in (
       select id from jobs
       where finished_at < ${before}
         and not exists (select from outputs where outputs.job_id = jobs.id and expired_at is null)
@@ -94,11 +95,19 @@ async function forgetJobs(db: Kysely<Tables>, before: Date | null): Promise<numb
           )
         )
       order by finished_at limit ${BATCH} for update skip locked
-    )`.execute(db);
+    ) returning id),
+    ${withoutKeys}
+    select id from forgotten`.execute(db);
   await sql`
-    delete from batches
-    where created_at < ${before} and not exists (select from jobs where jobs.batch_id = batches.id)`.execute(
-    db,
-  );
-  return Number(numAffectedRows ?? 0n);
+    with forgotten as (
+      delete from batches
+      where created_at < ${before} and not exists (select from jobs where jobs.batch_id = batches.id)
+      returning id
+    ),
+    ${withoutKeys}
+    select id from forgotten`.execute(db);
+  return rows.length;
 }
+
+const withoutKeys = sql`
+  keys as (delete from idempotency_keys using forgotten where made_id = forgotten.id)`;

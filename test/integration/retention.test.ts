@@ -243,6 +243,27 @@ describe('the record of a job', () => {
     }
   });
 
+  it.each(['job', 'batch'] as const)('takes along the key that the %s was made under', async (kind) => {
+    const made = randomUUID();
+    if (kind === 'batch') {
+      await sql`insert into batches (id, workflow, job_count, created_at)
+        values (${made}, '{}', 1, now() - interval '91 days')`.execute(db);
+    }
+    const job = await addJob({ status: 'failed', endedDaysAgo: 91 });
+    const key = { api_key: '', route: 'POST /jobs', fingerprint: 'f', created_at: new Date() };
+    const expires_at = new Date(Date.now() + 86_400_000);
+    const ofOther = { ...key, key: randomUUID(), made_id: randomUUID(), expires_at };
+    const ofThis = { ...key, key: randomUUID(), made_id: kind === 'job' ? job : made, expires_at };
+    await db.insertInto('idempotency_keys').values([ofOther, ofThis]).execute();
+    await sweep();
+    const left = await db
+      .selectFrom('idempotency_keys')
+      .select('key')
+      .where('key', 'in', [ofOther.key, ofThis.key])
+      .execute();
+    expect(left).toEqual([{ key: ofOther.key }]);
+  });
+
   it('stays while it has results', async () => {
     const id = await save(fresh(), { isResult: true });
     const job = await addJob({ endedDaysAgo: 91, outputs: [id] });
