@@ -22,7 +22,7 @@ import {
   type Arrival,
 } from './records.ts';
 import { sweepAssets } from './retention.ts';
-import { fileNotFound, lengthOf, type AssetStore, type ByteRange, type ReceivedFile } from './store.ts';
+import { lengthOf, type AssetStore, type ByteRange, type ReceivedFile } from './store.ts';
 
 export type { Asset } from './asset.ts';
 
@@ -110,8 +110,13 @@ export function createAssets({ db, store, config, log }: AssetsDependencies): As
 
     async read(id, range) {
       const row = isAssetId(id) ? await findAsset(db, id) : undefined;
-      if (row === undefined) throw fileNotFound(id);
-      const bytes = await store.read(row.stored_as, range);
+      if (row === undefined) throw new ServiceError('asset_not_found', `There is no asset ${id}.`);
+      const bytes = await store.read(row.stored_as, range).catch((error: unknown) => {
+        if (!(error instanceof ServiceError) || error.code !== 'asset_not_found') throw error;
+        log.error({ assetId: id, storedAs: row.stored_as }, 'the storage has lost the bytes of an asset');
+        const detail = `The storage has lost the bytes of asset ${id}. Upload the file again, or run the job again that made it.`;
+        throw new ServiceError('asset_not_found', detail, { cause: error });
+      });
       return exactLength(bytes, range === undefined ? row.size_bytes : lengthOf(range));
     },
 

@@ -10,7 +10,7 @@ import {
 } from 'fastify-type-provider-zod';
 import { z } from 'zod';
 import type { ErrorCode } from '../errors.ts';
-import { problems } from './problems.ts';
+import { withProblems } from './problems.ts';
 
 const title = 'Comfyfleet';
 
@@ -121,8 +121,7 @@ function describeCommonParts({ schema, config, method }: RouteOptions): void {
   // A link opens a file, which whoever has it need not fetch again.
   const cached = config?.signed === true ? { 304: notModified } : {};
   const mayHaveBody = [method].flat().some((name) => name !== 'GET' && name !== 'HEAD');
-  const common = problems(...commonCodes(schema, { isPublic, mayHaveBody }));
-  schema.response = { ...own, ...cached, ...common, ...own };
+  schema.response = withProblems({ ...cached, ...own }, commonCodes(schema, { isPublic, mayHaveBody }));
 }
 
 const notModified = z.null().describe('The file is still the one that the header If-None-Match names');

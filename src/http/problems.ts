@@ -44,6 +44,12 @@ export function problems<C extends ErrorCode>(...codes: C[]): Record<StatusOf<C>
   return Object.fromEntries(responses) as Record<StatusOf<C>, ProblemResponse>;
 }
 
+/** A `response` schema with further codes, which join those that it has of the same status. */
+export function withProblems(response: object, codes: readonly ErrorCode[]): object {
+  const own = Object.values(response).flatMap((entry: object) => codesOf.get(entry) ?? []);
+  return { ...response, ...problems(...new Set([...own, ...codes])) };
+}
+
 /** The members of a problem that its code decides. */
 export function problemOfCode(code: ErrorCode): Pick<Problem, 'type' | 'title' | 'status' | 'code'> {
   const { title, status } = errorTable[code];
@@ -51,12 +57,14 @@ export function problemOfCode(code: ErrorCode): Pick<Problem, 'type' | 'title' |
 }
 
 const responses = new Map<string, ProblemResponse>();
+const codesOf = new WeakMap<object, readonly ErrorCode[]>();
 
 /** Made once for each set of codes: most routes share theirs. */
 function problemResponse(codes: ErrorCode[]): ProblemResponse {
   const key = codes.join();
   const response = responses.get(key) ?? describeProblem(codes);
   responses.set(key, response);
+  codesOf.set(response, codes);
   return response;
 }
 

@@ -82,6 +82,7 @@ const createSchema = {
       'idempotency_in_flight',
       'idempotency_key_reused',
       'storage_full',
+      'storage_unavailable',
     ),
   },
 };

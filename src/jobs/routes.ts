@@ -139,6 +139,7 @@ const createSchema = {
       'idempotency_in_flight',
       'idempotency_key_reused',
       'storage_full',
+      'storage_unavailable',
     ),
   },
 };
@@ -215,6 +216,7 @@ const outputSchema = {
       'job_not_found',
       'output_not_found',
       'output_expired',
+      'asset_not_found',
       'link_expired',
       'range_not_satisfiable',
       'storage_unavailable',

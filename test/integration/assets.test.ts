@@ -48,6 +48,7 @@ describe.each(['the local disk', 'S3'] as const)('with files on %s,', (kind) => 
   let double: S3Double | null = null;
   let store: AssetStore;
   let assets: Assets;
+  const logged: string[] = [];
   let http: TestApp;
   let url: string;
 
@@ -73,8 +74,9 @@ describe.each(['the local disk', 'S3'] as const)('with files on %s,', (kind) => 
   });
 
   function createTestAssets(settings: Record<string, string> = {}, ofStore = store): Assets {
-    const config = loadConfig({ LOG_LEVEL: 'silent', UPLOAD_LIMIT_MB: String(limitMb), ...settings });
-    return createAssets({ db: test.database.db, store: ofStore, config, log: createLogger(config) });
+    const config = loadConfig({ LOG_LEVEL: 'error', UPLOAD_LIMIT_MB: String(limitMb), ...settings });
+    const log = createLogger(config, { write: (line) => void logged.push(line) });
+    return createAssets({ db: test.database.db, store: ofStore, config, log });
   }
 
   async function upload(
@@ -438,11 +440,19 @@ describe.each(['the local disk', 'S3'] as const)('with files on %s,', (kind) => 
 
     it('that are lost are not found, rather than cut short', async () => {
       const { asset } = await uploaded(fresh());
-      await store.remove(await keyOf(asset.id));
+      const key = await keyOf(asset.id);
+      await store.remove(key);
+      logged.length = 0;
       const response = await content(asset.id);
       expect(response.status).toBe(404);
       expect(response.headers.get('cache-control')).not.toContain('immutable');
-      expect(await response.json()).toMatchObject({ code: 'asset_not_found' });
+      const problem = z.object({ code: z.string(), detail: z.string() }).parse(await response.json());
+      expect(problem.code).toBe('asset_not_found');
+      expect(problem.detail).toMatch(/has lost the bytes of asset \w+\. Upload the file again/);
+      expect(problem.detail).not.toContain(key);
+      expect(logged.map((line) => JSON.parse(line))).toMatchObject([
+        { level: 'error', assetId: asset.id, storedAs: key },
+      ]);
     });
 
     it.each([

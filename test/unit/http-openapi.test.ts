@@ -31,7 +31,10 @@ const routes: FastifyPluginAsyncZod = async (app) => {
         tags: ['jobs'],
         params: idParamsSchema,
         body: wish,
-        response: { 201: thing, ...problems('job_not_found', 'output_not_found', 'conflict') },
+        response: {
+          201: thing,
+          ...problems('job_not_found', 'output_not_found', 'conflict', 'storage_unavailable'),
+        },
       },
     },
     async (request) => ({ id: request.params.id, size: request.body.size }),
@@ -122,6 +125,8 @@ describe('the OpenAPI document', () => {
         { code: 'output_not_found', status: 404 },
       ],
     });
+    expect(responses['503']?.description).toMatch(/`storage_unavailable`.*`overloaded`/s);
+    expect(operation('/things', 'get').responses['503']?.description).toMatch(/^`overloaded`[^`]*$/);
     expect(Object.keys(operation('/things', 'get').responses)).not.toContain('413');
   });
 
