@@ -71,7 +71,7 @@ function wantedRange(
   if (header === undefined || (ifRange !== undefined && ifRange !== etag)) return null;
   const parsed = parseRange(sizeBytes, header);
   if (parsed.type !== 'bytes') return null;
-  if (parsed.code === unsatisfiable) {
+  if (parsed.code === unsatisfiable && parsed.ranges.length === 0) {
     reply.header('content-range', `bytes */${sizeBytes}`);
     throw new ServiceError('range_not_satisfiable', `The file has ${sizeBytes} bytes.`);
   }
@@ -83,7 +83,7 @@ function wantedRange(
 const policyToShow = "default-src 'none'; img-src 'self'; media-src 'self'; style-src 'unsafe-inline'";
 const policyToKeepInert = "default-src 'none'; sandbox";
 
-/** Of `range-parser` 2: every part lies beyond the end. */
+/** Of `range-parser` 2: a part lies beyond the end. Those that do not are in `ranges`. */
 const unsatisfiable = 2;
 
 function cachingHeaders(etag: string): Record<string, string> {

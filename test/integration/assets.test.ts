@@ -371,15 +371,18 @@ describe.each(['the local disk', 'S3'] as const)('with files on %s,', (kind) => 
       expect(await response.text()).toBe(text);
     });
 
-    it.each(['bytes=10-', 'bytes=100-200', 'bytes=-0'])('do not exist for %s', async (range) => {
-      const response = await content(id, { range });
-      expect(response.status).toBe(416);
-      expect(response.headers.get('content-range')).toBe('bytes */10');
-      expect(response.headers.get('cache-control')).not.toContain('immutable');
-      expect(await response.json()).toMatchObject({ code: 'range_not_satisfiable' });
-    });
+    it.each(['bytes=10-', 'bytes=100-200', 'bytes=-0', 'bytes=10-,20-30'])(
+      'do not exist for %s',
+      async (range) => {
+        const response = await content(id, { range });
+        expect(response.status).toBe(416);
+        expect(response.headers.get('content-range')).toBe('bytes */10');
+        expect(response.headers.get('cache-control')).not.toContain('immutable');
+        expect(await response.json()).toMatchObject({ code: 'range_not_satisfiable' });
+      },
+    );
 
-    it.each(['bytes=4-2', 'bytes=a-b', 'bytes', 'lines=1-2', 'bytes=0-1,4-5'])(
+    it.each(['bytes=4-2', 'bytes=a-b', 'bytes', 'lines=1-2', 'bytes=0-1,4-5', 'bytes=0-1,99-'])(
       'come whole for %s',
       async (range) => {
         const response = await content(id, { range });
