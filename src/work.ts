@@ -23,7 +23,7 @@ const SEARCH_HANDS = 32;
 /** However many instances there may be, one process follows no more jobs than this; another replica takes the rest. */
 const MAX_RUN_HANDS = 64;
 /** They wait for receivers most of the time, and some never answer. */
-const DELIVER_HANDS = 32;
+const DELIVER_HANDS = 64;
 const SWEEP_EVERY_MS = 10_000;
 
 /** Begins to work on every queue; `queues.stop` ends it. */
@@ -57,7 +57,8 @@ export async function startWork({
   await queues.work('run', Math.min(MAX_RUN_HANDS, Math.max(runsPerInstance, mostRuns)), (message, context) =>
     runAttempt(runs, message, context),
   );
-  await queues.work('deliver', DELIVER_HANDS, (message, context) => deliver(webhooks, message, context));
+  const deliveries = { ...webhooks, silentLanes: new Set<string>() };
+  await queues.work('deliver', DELIVER_HANDS, (message, context) => deliver(deliveries, message, context));
   await queues.work('money', 1, async () => {
     try {
       await keepMoney(money);

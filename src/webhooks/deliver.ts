@@ -7,7 +7,7 @@ import type { JobView } from '../jobs/presentation.ts';
 import type { Clock } from '../support/clock.ts';
 import type { Logger } from '../support/log.ts';
 import type { ResolveHost } from '../support/public-url.ts';
-import { afterTry, isSuccess, type TryResult } from './delivery.ts';
+import { afterTry, firstLane, isSuccess, type TryResult } from './delivery.ts';
 import { eventBody } from './event.ts';
 import { post } from './post.ts';
 import { sendDelivery } from './record.ts';
@@ -21,6 +21,8 @@ export interface DeliveryDeps {
   log: Logger;
   /** The job as the API shows it. */
   showJob: (jobId: string) => Promise<JobView>;
+  /** The first lanes of hosts whose last try, as far as this process knows, went unanswered. None are remembered without it. */
+  silentLanes?: Set<string>;
   /** Counts a try. */
   countTry: (delivered: boolean) => void;
   /** Finds the addresses of a host name; the system's resolver unless told. */
@@ -39,9 +41,17 @@ export async function deliver(
   message: QueueMessages['deliver'],
   { signal }: HandlerContext,
 ): Promise<void> {
+  const { db, queues, silentLanes } = deps;
+  const lane = firstLane(message.lane);
+  // A host that does not answer takes a hand for as long as a try may last: it gets one, and not one for each of its lanes.
+  if (message.lane !== lane && silentLanes?.has(lane) === true) {
+    return queues.send(db, 'deliver', { ...message, lane });
+  }
   const delivery = await begin(deps, message);
   if (delivery === null) return;
   const result = await attempt(deps, delivery, signal);
+  if (result.kind === 'answered') silentLanes?.delete(lane);
+  else silentLanes?.add(lane);
   await finish(deps, delivery, result);
   deps.countTry(isSuccess(result));
 }

@@ -62,3 +62,8 @@ const LANES_PER_HOST = 4;
 export function laneOf({ id, url }: { id: string; url: string }): string {
   return `${new URL(url).host}/${Number.parseInt(id.slice(-2), 16) % LANES_PER_HOST}`;
 }
+
+/** The lane in which all deliveries to its host travel while that does not answer. */
+export function firstLane(lane: string): string {
+  return lane.replace(/\/\d+$/, '/0');
+}

@@ -349,6 +349,29 @@ describe('a delivery', () => {
     expect(receiver.received).toEqual([]);
   });
 
+  it('to a host that does not answer travels in one lane, until it does', async () => {
+    const receiver = await receive((response, _path, before) =>
+      before === 0 ? response.destroy() : response.end(),
+    );
+    const knowing = { ...deps, silentLanes: new Set<string>() };
+    const inLane = async (lane: number) => {
+      const { id } = await deliveryOf(await canceledJob(receiver.url));
+      return { deliveryId: id, wake: 0, lane: `${receiver.host}/${lane}` };
+    };
+    await deliver(knowing, await inLane(2), { signal: forever });
+    expect(receiver.received).toHaveLength(1);
+
+    const message = await inLane(1);
+    const moved = { ...message, lane: `${receiver.host}/0` };
+    await deliver(knowing, message, { signal: forever });
+    expect(receiver.received).toHaveLength(1);
+    expect(await bench.database.queues.missing(bench.database.db, 'deliver', [moved])).toEqual([]);
+
+    await deliver(knowing, moved, { signal: forever });
+    await deliver(knowing, await inLane(3), { signal: forever });
+    expect(receiver.received).toHaveLength(3);
+  });
+
   it('fails its tries, and sends nothing, while there is no secret', async () => {
     const receiver = await receive();
     const jobId = await canceledJob(receiver.url);
