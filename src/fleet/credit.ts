@@ -16,7 +16,7 @@ export interface Credit {
 
 export interface CreditDeps {
   db: Kysely<Tables>;
-  provider: Provider | null;
+  provider: Pick<Provider, 'name' | 'account'> | null;
   config: Pick<Config, 'CREDIT_CHECK_SECONDS' | 'CREDIT_RESERVE_HOURS'>;
   clock: Clock;
   log: Logger;
@@ -35,8 +35,9 @@ export async function watchCredit({ db, provider, config, clock, log }: CreditDe
   if (provider === null) return;
   const now = clock.now();
   const known = await readCredit(db);
-  if (known !== null && now.getTime() - known.checkedAt.getTime() < config.CREDIT_CHECK_SECONDS * 1000)
-    return;
+  const ageMs = known === null ? Infinity : now.getTime() - known.checkedAt.getTime();
+  // A look of the future is that of a clock that was set back since: nobody knows how old it is.
+  if (ageMs >= 0 && ageMs < config.CREDIT_CHECK_SECONDS * 1000) return;
   try {
     const { creditUsd } = await provider.account(AbortSignal.timeout(ASK_LIMIT_MS));
     const seen = { credit_usd: creditUsd, checked_at: now };

@@ -108,6 +108,22 @@ describe('a rented machine', () => {
     vast.knobs.faultChances = {};
   });
 
+  it('goes on while it is watched by a clock that was set back', async () => {
+    await start();
+    await readyInstance();
+    const { db } = service.service.database;
+    // As one looks that came an hour before the clock was set back by an hour.
+    const ahead = new Date(Date.now() + 3_600_000);
+    await db.updateTable('rentals').set({ heartbeat_at: ahead }).execute();
+    await expect
+      .poll(
+        async () => (await db.selectFrom('rentals').select('heartbeat_at').executeTakeFirst())?.heartbeat_at,
+        { timeout: 5_000 },
+      )
+      .not.toEqual(ahead);
+    expect(vast.counters.selfDestroyed).toBe(0);
+  });
+
   it('destroys itself when the service is gone before ComfyUI was up, later', async () => {
     vast = await startVastDouble({ knobs: { phases: { ...instantPhases, provisioningMs: 60_000 } } });
     service = await startTestService({

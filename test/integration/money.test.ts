@@ -1,10 +1,14 @@
 // Money: limits that hold before and after renting, books that agree with the provider's bill, and credit that is watched.
 import { setTimeout as sleep } from 'node:timers/promises';
 import { afterEach, describe, expect, it } from 'vitest';
+import type { Kysely } from 'kysely';
+import { pino } from 'pino';
 import { v7 as uuid } from 'uuid';
 import { loadConfig } from '../../src/config.ts';
 import type { Database } from '../../src/database/database.ts';
+import type { Tables } from '../../src/database/tables.ts';
 import { createBudget } from '../../src/fleet/budget.ts';
+import { readCredit, watchCredit } from '../../src/fleet/credit.ts';
 import { isObstacle } from '../../src/instances/budget.ts';
 import { requirementsSchema } from '../../src/instances/requirements.ts';
 import type { JobCost } from '../../src/jobs/cost.ts';
@@ -379,6 +383,26 @@ describe('credit', () => {
     expect({ status, code: body.code }).toEqual({ status: 402, code: 'insufficient_credit' });
     expect(vast.liveRentals()).toHaveLength(1);
   });
+});
+
+it('looks at the credit again after a clock was set back', async () => {
+  const { database, stop } = await createTestDatabase();
+  try {
+    const { db } = database;
+    const now = new Date();
+    await watchCredit({ ...watching(db, 25), clock: { now: () => new Date(now.getTime() + 3_600_000) } });
+    await watchCredit({ ...watching(db, 7), clock: { now: () => now } });
+    expect(await readCredit(db)).toEqual({ creditUsd: 7, checkedAt: now });
+  } finally {
+    await stop();
+  }
+});
+
+const watching = (db: Kysely<Tables>, creditUsd: number) => ({
+  db,
+  provider: { name: 'vast' as const, account: async () => ({ creditUsd }) },
+  config: loadConfig({}),
+  log: pino({ level: 'silent' }),
 });
 
 describe('a machine that is found again', () => {
