@@ -414,7 +414,8 @@ const settingsSchema = z
       unit: 's',
     }),
     INSTANCE_CHECK_SECONDS: setting(number(0.05, 3600).prefault('30'), {
-      description: 'How often a ready instance is looked at.',
+      description:
+        'How often a ready instance is looked at; more often where DEAD_MAN_SWITCH_MINUTES is short.',
       unit: 's',
     }),
     INSTANCE_IDLE_MINUTES: setting(number(0, 10_080).prefault('15'), {
@@ -423,7 +424,7 @@ const settingsSchema = z
     }),
 
     FLEET_MIN: setting(integer(0, 1000).prefault('0'), {
-      description: 'Rented instances that are kept although no job waits for them.',
+      description: 'Rented instances that are kept although no job waits for them, within FLEET_MAX.',
     }),
     FLEET_MAX: setting(integer(0, 1000).prefault('2'), {
       description:
@@ -542,6 +543,13 @@ const settingsSchema = z
     { path: ['S3_SECRET_ACCESS_KEY'], error: 'must be set together with S3_ACCESS_KEY_ID' },
   );
 
+/** Settings that another one limits. */
+const withinOthers = [
+  ['FLEET_MIN', 'FLEET_MAX'],
+  ['FLEET_MIN', 'MAX_INSTANCES'],
+  ['FLEET_MAX', 'MAX_INSTANCES'],
+] as const;
+
 /** All settings, checked, under the names of their variables. */
 export type Config = z.output<typeof settingsSchema>;
 
@@ -564,7 +572,7 @@ export function loadConfig(env: Record<string, string | undefined>): Config {
       return value === undefined || value === '' ? [] : [[name, value]];
     }),
   );
-  const parsed = settingsSchema.safeParse(given, { error: describeIssue });
+  const parsed = withinLimits(given).safeParse(given, { error: describeIssue });
   if (parsed.success) return parsed.data;
   const lines = parsed.error.issues.flatMap((issue) => linesAbout(issue, given));
   throw new ConfigError([...new Set(lines)]);
@@ -595,6 +603,21 @@ export function describeSettings(): SettingDescription[] {
     choices: choicesOf(schema),
     ...settingInfo(name),
   }));
+}
+
+/** What goes beyond the limit that another setting gives would do nothing. Nobody asked for what is only a default. */
+function withinLimits(given: Record<string, string>): typeof settingsSchema {
+  return withinOthers
+    .filter((names) => names.every((name) => name in given))
+    .reduce(
+      (schema, [name, limitName]) =>
+        schema.refine((config) => config[name] <= config[limitName], {
+          path: [name],
+          error: `must be no more than ${limitName}`,
+          when: ({ issues }) => !issues.some(({ path }) => path?.[0] === name || path?.[0] === limitName),
+        }),
+      settingsSchema,
+    );
 }
 
 /** Never repeats a key: an entry without a name may be one. */

@@ -108,6 +108,13 @@ describe('a rented machine', () => {
     vast.knobs.faultChances = {};
   });
 
+  it('goes on although its service would look at it less often than it wants to hear', async () => {
+    await start({ INSTANCE_CHECK_SECONDS: '3600' });
+    await readyInstance();
+    await watchedFor(1_000);
+    expect(vast.counters.selfDestroyed).toBe(0);
+  });
+
   it('goes on while it is watched by a clock that was set back', async () => {
     await start();
     await readyInstance();

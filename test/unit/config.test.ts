@@ -180,6 +180,20 @@ describe('loadConfig', () => {
     const ports = { VAST_COMFYUI_PORT: '8188', VAST_COMFYUI_INTERNAL_PORT: '8188' };
     expect(linesOf(ports)).toEqual([expect.stringMatching(/^VAST_COMFYUI_INTERNAL_PORT/)]);
   });
+
+  it.each([
+    ['FLEET_MIN', 'FLEET_MAX'],
+    ['FLEET_MIN', 'MAX_INSTANCES'],
+    ['FLEET_MAX', 'MAX_INSTANCES'],
+  ])('refuses %s beyond %s where both are given, and minds no default', (name, limitName) => {
+    expect(linesOf({ [name]: '5', [limitName]: '4', PORT: 'x' })).toEqual([
+      expect.stringMatching(/^PORT /),
+      expect.stringContaining(`${name} (got "5"): must be no more than ${limitName}. `),
+    ]);
+    expect(linesOf({ [name]: '4', [limitName]: '4' })).toEqual([]);
+    expect(linesOf({ [name]: '1000' })).toEqual([]);
+    expect(linesOf({ [limitName]: '0' })).toEqual([]);
+  });
 });
 
 it('splits an API key from its name at the first equals sign', () => {

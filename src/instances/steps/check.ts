@@ -8,7 +8,7 @@ import type { TerminationReason } from '../instance.ts';
 import { ProviderError } from '../provider.ts';
 import type { InstanceUpdate } from '../records.ts';
 import { linkTarget } from '../target.ts';
-import { keepAlive } from './heartbeat.ts';
+import { keepAlive, untilNextLookMs } from './heartbeat.ts';
 import { noteCatalog } from './catalog.ts';
 import { addressUrl, NO_WORDS, noteAbsence, raisedPrice, viewRental } from './load.ts';
 import { describeProbe } from './start.ts';
@@ -19,23 +19,28 @@ const SUSPECT_CHECK_MS = 5000;
 /** Machines are rented that are let out for a day more, so nothing near that may count as soon. */
 const LONGEST_CONTRACT_MARGIN_MS = 6 * 3_600_000;
 
-interface Manner {
+interface Wanted {
   /** What the caller sees of an instance that is well; what ComfyUI says of itself unless given. */
   message?: string;
-  /** When it is looked at again. */
+  /** When it is looked at again, at the latest. */
   everyMs?: number;
+}
+
+interface Manner extends Wanted {
+  everyMs: number;
   /** The provider could not be asked either, so silence may be that of our own network. */
-  isProviderSilent?: boolean;
+  isProviderSilent: boolean;
 }
 
 /** One look at an instance that is ready, or that still has jobs while it drains. */
-export async function check(step: Step, manner: Manner = {}): Promise<void> {
+export async function check(step: Step, wanted: Wanted = {}): Promise<void> {
   const view = step.rental === null ? 'undecided' : await askProvider({ ...step, rental: step.rental });
   if (view === 'decided') return;
   const link = openLink(linkTarget(step.instance, step.rental, step.deps.config));
   try {
     const seen = await probe(link, step.signal);
-    await judge(step, link, seen, { ...manner, isProviderSilent: view === 'silent' });
+    const everyMs = untilNextLookMs(step, wanted.everyMs);
+    await judge(step, link, seen, { ...wanted, everyMs, isProviderSilent: view === 'silent' });
   } finally {
     await link.close();
   }
@@ -100,7 +105,6 @@ function endsSoon({ deps, now }: Step, endsAt: Date | null): boolean {
 
 async function judge(step: Step, link: Link, seen: Probe, manner: Manner): Promise<void> {
   const { deps, instance } = step;
-  const checkMs = manner.everyMs ?? deps.config.INSTANCE_CHECK_SECONDS * 1000;
   if (seen.kind === 'ready') {
     const stuck = await isStuck(step, link);
     if (stuck === 'yes' && instance.provider !== 'static')
@@ -118,7 +122,7 @@ async function judge(step: Step, link: Link, seen: Probe, manner: Manner): Promi
       stuck_prompt_id: null,
       comfyui_version: seen.version,
     };
-    await finish(step, update, checkMs, async (trx) => {
+    await finish(step, update, manner.everyMs, async (trx) => {
       if (instance.unreachable_since !== null) await deps.queues.wake(trx, 'dispatch');
       await trx
         .updateTable('rentals')
@@ -143,7 +147,7 @@ async function noteSilence(
   detail: string,
 ): Promise<void> {
   const { deps, instance, now } = step;
-  const { everyMs = deps.config.INSTANCE_CHECK_SECONDS * 1000, isProviderSilent = false } = manner;
+  const { everyMs, isProviderSilent } = manner;
   // The look itself may have waited for long.
   const since = isProviderSilent ? deps.clock.now() : (instance.unreachable_since ?? now);
   const lasted = now.getTime() - since.getTime();

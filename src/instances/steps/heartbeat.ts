@@ -10,6 +10,15 @@ const BEATS_PER_LIMIT = 10;
 /** Without a heartbeat for this share of that time, the machine is given up in good order rather than lost under its jobs. */
 const HOPELESS_SHARE = 0.5;
 
+/** When a machine is looked at again: as often as is wanted, and as its switch needs, since heartbeats go with the looks. */
+export function untilNextLookMs(
+  { deps, rental }: Step,
+  wantedMs = deps.config.INSTANCE_CHECK_SECONDS * 1000,
+): number {
+  const limitSeconds = rental?.dead_man_seconds ?? Infinity;
+  return Math.min(wantedMs, (limitSeconds * 1000) / BEATS_PER_LIMIT);
+}
+
 /**
  * Sends a heartbeat when one is due. `failing`: the machine did not take it, and there is time for more tries; `hopeless`: it
  * will soon destroy itself. A machine without a switch is always `kept`.

@@ -9,7 +9,7 @@ import { noteReady } from '../machines.ts';
 import { leavePhases, type InstanceUpdate } from '../records.ts';
 import { linkTarget } from '../target.ts';
 import { noteCatalog } from './catalog.ts';
-import { keepAlive } from './heartbeat.ts';
+import { keepAlive, untilNextLookMs } from './heartbeat.ts';
 import { addressUrl, NO_WORDS, noteAbsence, raisedPrice, viewRental } from './load.ts';
 import {
   failRental,
@@ -159,7 +159,7 @@ async function countCheck(step: Step, link: Link, seen: Extract<Probe, { kind: '
 }
 
 async function becomeReady(step: Step, seen: Extract<Probe, { kind: 'ready' }>): Promise<void> {
-  const { deps, instance, rental, now } = step;
+  const { instance, rental, now } = step;
   const update: InstanceUpdate = {
     status: 'ready',
     ready_at: instance.ready_at ?? now,
@@ -170,7 +170,7 @@ async function becomeReady(step: Step, seen: Extract<Probe, { kind: 'ready' }>):
     ...(rental === null ? hardwareOf(instance, seen) : {}),
   };
   step.log.info({ comfyuiVersion: seen.version }, 'the instance is ready');
-  await finish(step, update, deps.config.INSTANCE_CHECK_SECONDS * 1000, async (trx) => {
+  await finish(step, update, untilNextLookMs(step), async (trx) => {
     if (rental !== null) {
       if (rental.ready_at === null) await noteReady(trx, rental, now);
       await trx
