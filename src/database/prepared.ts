@@ -12,6 +12,8 @@ const MAX_NAMES = 300;
 const MAX_COUNTED = 2_000;
 /** PostgreSQL's `feature_not_supported`: it comes when a migration has changed what a prepared statement returns. */
 const STALE = '0A000';
+/** PostgreSQL's `read_only_sql_transaction`: after a failover an old connection leads to what is a standby now. */
+const READ_ONLY = '25006';
 
 /** The pool with a name for every statement that comes again, the same in all its connections. */
 export function prepared(pool: Pool): PostgresPool {
@@ -35,6 +37,8 @@ export function prepared(pool: Pool): PostgresPool {
 class PreparingClient implements PostgresPoolClient {
   readonly #client: PoolClient;
   readonly #names: Names;
+  /** Whether the pool must not have the connection back, although it is not broken. */
+  #spent = false;
 
   constructor(client: PoolClient, names: Names) {
     this.#client = client;
@@ -48,12 +52,13 @@ class PreparingClient implements PostgresPoolClient {
     return this.#names
       .ask(text, (name) => this.#client.query({ ...name, text, values: [...values] }))
       .catch((error: unknown) => {
+        if (isSilent(error) || hasErrorCode(error, READ_ONLY)) this.#spent = true;
         throw isBrokenPipe(error) ? new Error('Connection terminated unexpectedly', { cause: error }) : error;
       });
   }
 
   release(destroy?: boolean): void {
-    this.#client.release(destroy);
+    this.#client.release(destroy === true || this.#spent);
   }
 }
 
@@ -96,6 +101,11 @@ function createNames(): Names {
       }
     },
   };
+}
+
+/** What `pg` says when no answer comes in time: the other end may be gone without a word. */
+function isSilent(error: unknown): boolean {
+  return error instanceof Error && error.message === 'Query read timeout';
 }
 
 /** A statement may be on its way to a connection that has ended already. */

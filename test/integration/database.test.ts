@@ -1,7 +1,9 @@
-import { sql } from 'kysely';
+import { Kysely, PostgresDialect, sql } from 'kysely';
+import { Pool } from 'pg';
 import { pino } from 'pino';
 import { describe, expect, onTestFinished, test } from 'vitest';
 import { migrate, migrations } from '../../src/database/migrate.ts';
+import { prepared } from '../../src/database/prepared.ts';
 import { collector } from '../support/collector.ts';
 import { createTestDatabase, openDatabase, type TestDatabase } from '../support/database.ts';
 
@@ -36,6 +38,19 @@ describe('connections', () => {
     await breakConnections(made);
     expect(await inUse).toContain('terminating connection');
     await expect.poll(() => database.check().then(() => 'up', String)).toBe('up');
+  });
+
+  test.each([
+    ['answers nothing', 'select pg_sleep(60)', 'Query read timeout'],
+    ['takes no writes, since it leads to a standby', 'create table written ()', 'read-only transaction'],
+  ])('one that %s is not used again', async (_how, statement, failure) => {
+    const made = await start();
+    const pool = new Pool({ connectionString: made.url, max: 1, query_timeout: 300 });
+    const db = new Kysely({ dialect: new PostgresDialect({ pool: prepared(pool) }) });
+    onTestFinished(() => db.destroy());
+    await sql`set default_transaction_read_only = on`.execute(db);
+    await expect(sql.raw(statement).execute(db)).rejects.toThrow(failure);
+    await sql`create table written ()`.execute(db);
   });
 
   test('a database that is too busy to answer fails its check within its limit', async () => {
