@@ -206,7 +206,7 @@ const settingsSchema = z
     }),
     JOB_RETENTION_DAYS: setting(integer(0, 36_500).prefault('180'), {
       description:
-        'How long the record of a job is kept after its end, unless it still has results; 0 keeps it for ever.',
+        'How long the record of a job is kept after its end, unless it still has results or a webhook to deliver; 0 keeps it for ever.',
       unit: 'days',
     }),
     LINK_LIFETIME_HOURS: setting(number(0.01, 168).prefault('24'), {

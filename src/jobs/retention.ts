@@ -67,9 +67,9 @@ async function expireResults(db: Kysely<Tables>, before: Date | null, now: Date)
 }
 
 /**
- * Records of jobs that have no results left. Jobs on a rented machine share its cost, so they go only together, when the
- * last of them is old enough and the cost is written down for good. The key that a job or batch was made under goes with it: it
- * would have nothing to answer for.
+ * Records of jobs that have no results left and no webhook to deliver. Jobs on a rented machine share its cost, so they go only
+ * together, when the last of them is old enough and the cost is written down for good. The key that a job or batch was made under
+ * goes with it: it would have nothing to answer for.
  */
 async function forgetJobs(db: Kysely<Tables>, before: Date | null): Promise<number> {
   if (before === null) return 0;
@@ -78,6 +78,9 @@ async function forgetJobs(db: Kysely<Tables>, before: Date | null): Promise<numb
       select id from jobs
       where finished_at < ${before}
         and not exists (select from outputs where outputs.job_id = jobs.id and expired_at is null)
+        and not exists (
+          select from webhook_deliveries delivery where delivery.job_id = jobs.id and delivery.status = 'pending'
+        )
         and not exists (
           select from attempts
           join instances on instances.id = attempts.instance_id and instances.provider <> 'static'

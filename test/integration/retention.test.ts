@@ -275,6 +275,17 @@ describe('the record of a job', () => {
     expect(await jobExists(job)).toBe(false);
   });
 
+  it('stays while its webhook is to be delivered', async () => {
+    const job = await addJob({ status: 'failed', endedDaysAgo: 91 });
+    await sql`insert into webhook_deliveries (id, job_id, type, url)
+      values (${randomUUID()}, ${job}, 'job.failed', 'http://receiver.invalid')`.execute(db);
+    await sweep();
+    expect(await jobExists(job)).toBe(true);
+    await sql`update webhook_deliveries set status = 'delivered' where job_id = ${job}`.execute(db);
+    await sweep();
+    expect(await jobExists(job)).toBe(false);
+  });
+
   it('of a rented machine goes with those that share its cost, when that is written down', async () => {
     const instanceId = await addInstance('vast', 'terminated');
     await sql`insert into rentals (id, instance_id, number, status, label, offer, machine_id, price_per_hour_usd, secret)
