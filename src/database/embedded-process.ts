@@ -9,13 +9,16 @@ import type { Logger } from 'pino';
 import { hasErrorCode } from '../errors.ts';
 import { spawnOptions, type Account, type Binaries } from './embedded-binaries.ts';
 
+/** `refusing`: a PostgreSQL that starts, recovers or stops. */
+export type Presence = 'up' | 'refusing' | 'absent';
+
 export interface Server {
   folder: string;
   socketFolder: string;
   account: Account | null;
   binaries: Binaries;
-  /** Whether it accepts connections now. */
-  isUp: () => Promise<boolean>;
+  /** What there is at its socket now. */
+  presence: () => Promise<Presence>;
   /** PostgreSQL's settings, on top of the usual ones. */
   settings: Record<string, string>;
   log: Logger;
@@ -31,14 +34,16 @@ const logLimitBytes = 5_000_000;
 export async function runServer(server: Server): Promise<void> {
   const deadline = Date.now() + startLimitMs;
   for (;;) {
-    if (await server.isUp()) return;
+    const presence = await server.presence();
+    if (presence === 'up') return;
     if (Date.now() > deadline) {
       throw new Error(
         `The database server did not become ready in ${startLimitMs / 1000} s. See ${logPath(server)}.`,
       );
     }
-    // One that starts or stops is waited for.
-    if ((await serverProcess(server.folder)) === null && (await launch(server, deadline))) return;
+    // One that starts or stops is waited for, also where its process is in another container and cannot be seen.
+    const isFree = presence === 'absent' && (await serverProcess(server.folder)) === null;
+    if (isFree && (await launch(server, deadline))) return;
     await delay(20);
   }
 }
@@ -86,7 +91,7 @@ async function launch(server: Server, deadline: number): Promise<boolean> {
   ended.catch(() => undefined);
   await output.close();
   while (child.exitCode === null && child.signalCode === null) {
-    if (await server.isUp()) return true;
+    if ((await server.presence()) === 'up') return true;
     if (Date.now() > deadline) return false;
     await delay(10);
   }

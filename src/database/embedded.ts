@@ -4,14 +4,20 @@ import { access, mkdir, realpath } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join, resolve } from 'node:path';
 import { setTimeout as delay } from 'node:timers/promises';
-import { Client } from 'pg';
+import { Client, DatabaseError } from 'pg';
 import type { Logger } from 'pino';
 import { backoffMs } from '../support/backoff.ts';
 import { sleep } from '../support/sleep.ts';
 import { connectionSettings, type ServerAddress } from './connection.ts';
 import { assertReachable, chooseAccount, findBinaries } from './embedded-binaries.ts';
 import { assertVersion, createCluster } from './embedded-cluster.ts';
-import { prepareSocketFolder, runServer, serverProcess, type Server } from './embedded-process.ts';
+import {
+  prepareSocketFolder,
+  runServer,
+  serverProcess,
+  type Presence,
+  type Server,
+} from './embedded-process.ts';
 
 export interface EmbeddedServer {
   address: ServerAddress;
@@ -48,7 +54,7 @@ export async function borrowEmbeddedServer(dataDir: string, log: Logger): Promis
     throw new Error(`There is no database in the folder ${dataDir}.`, { cause: error });
   });
   const address = await embeddedAddress(dataDir);
-  if (await answers(address)) return { address, stop: async () => undefined };
+  if ((await presenceAt(address)) === 'up') return { address, stop: async () => undefined };
   return startEmbeddedServer(dataDir, log);
 }
 
@@ -84,7 +90,7 @@ async function prepareServer(
     socketFolder: socketFolder(folder),
     account,
     binaries: await findBinaries(account),
-    isUp: () => answers(address),
+    presence: () => presenceAt(address),
     settings,
     log,
   };
@@ -196,15 +202,16 @@ async function stopServer(folder: string): Promise<void> {
   }
 }
 
-async function answers(address: ServerAddress): Promise<boolean> {
+async function presenceAt(address: ServerAddress): Promise<Presence> {
   const client = new Client({ ...connectionSettings(address), connectionTimeoutMillis: 5_000 });
   client.on('error', () => undefined);
   try {
     await client.connect();
     await client.end();
-    return true;
-  } catch {
-    return false;
+    return 'up';
+  } catch (error) {
+    // Whoever refuses in PostgreSQL's own words lives.
+    return error instanceof DatabaseError ? 'refusing' : 'absent';
   }
 }
 

@@ -5,6 +5,7 @@ import { sql } from 'kysely';
 import { describe, expect, it, onTestFinished } from 'vitest';
 import { migrate } from '../../src/database/migrate.ts';
 import { createTestDatabase, openDatabase } from '../support/database.ts';
+import { fatal } from '../support/postgres-wire.ts';
 
 const log = pino({ level: 'silent' });
 
@@ -33,15 +34,6 @@ async function pretendPostgres(answer: (socket: Socket) => void): Promise<string
   // oxlint-disable-next-line typescript/no-unsafe-type-assertion -- a server on TCP has a port
   const { port } = server.address() as AddressInfo;
   return `postgresql://alice:hunter2@127.0.0.1:${port}/fleet`;
-}
-
-/** PostgreSQL's message of an error that ends the connection: severity, code and text, each with its letter. */
-function fatal(code: string): Buffer {
-  const fields = Buffer.from(`SFATAL\0C${code}\0Mno, says hunter2\0\0`);
-  const head = Buffer.alloc(5);
-  head.write('E');
-  head.writeInt32BE(fields.length + 4, 1);
-  return Buffer.concat([head, fields]);
 }
 
 describe('a database that cannot be used', () => {

@@ -1,5 +1,6 @@
 import { execFile, spawn } from 'node:child_process';
 import { chmod, mkdir, readFile, rm, stat, writeFile } from 'node:fs/promises';
+import { createServer, type Socket } from 'node:net';
 import { join } from 'node:path';
 import { promisify } from 'node:util';
 import { sql } from 'kysely';
@@ -8,6 +9,7 @@ import type { Database } from '../../src/database/database.ts';
 import { chooseAccount } from '../../src/database/embedded-binaries.ts';
 import { serverProcess } from '../../src/database/embedded-process.ts';
 import type { Child } from '../support/child.ts';
+import { collector } from '../support/collector.ts';
 import {
   newDataFolder,
   openEmbedded,
@@ -15,6 +17,7 @@ import {
   startEmbedded,
   startService,
 } from '../support/embedded.ts';
+import { fatal } from '../support/postgres-wire.ts';
 
 const asRoot = process.getuid?.() === 0;
 
@@ -119,6 +122,26 @@ test('a service that starts while another one stops gets the folder from it', as
     await expect.poll(() => next.check().then(() => 'up', String)).toBe('up');
     await next.stop();
   }
+});
+
+test('a server that starts or stops is waited for, although its process cannot be seen', async () => {
+  const folder = await usedFolder();
+  const { add, reach } = collector<Socket>();
+  const other = createServer((socket) => {
+    socket.on('error', () => undefined);
+    socket.once('data', () => socket.end(fatal('57P03')));
+    add(socket);
+  });
+  other.listen(join(folder, 'postgres', '.s.PGSQL.5432'));
+  const starting = startEmbedded(folder);
+  await Promise.race([reach(20), starting]);
+  const goneAt = new Date();
+  other.close();
+  const { db } = await starting;
+  const { rows } = await sql<{ startedAt: Date }>`select pg_postmaster_start_time() as "startedAt"`.execute(
+    db,
+  );
+  expect(rows[0]?.startedAt.getTime()).toBeGreaterThanOrEqual(goneAt.getTime());
 });
 
 test('of two services that start at once on a new folder, one gets it', async () => {
