@@ -227,5 +227,7 @@ function parse(line: unknown): unknown {
 }
 
 async function write(output: Writable, text: string): Promise<void> {
+  // One that failed while nothing waited for it never drains.
+  if (output.destroyed) throw output.errored ?? new Error('The export has nowhere to go any more.');
   if (!output.write(text)) await once(output, 'drain');
 }

@@ -2,7 +2,7 @@ import { execFile } from 'node:child_process';
 import { randomUUID } from 'node:crypto';
 import { stat } from 'node:fs/promises';
 import { join } from 'node:path';
-import { PassThrough, Readable } from 'node:stream';
+import { PassThrough, Readable, Writable } from 'node:stream';
 import { text } from 'node:stream/consumers';
 import { promisify } from 'node:util';
 import { sql } from 'kysely';
@@ -99,6 +99,15 @@ test('an export shows one moment, whatever is written meanwhile', async () => {
   const [all, counts] = await Promise.all([text(output), exporting]);
   expect(counts['job_events']).toBe(2990);
   expect(all.trimEnd().split('\n').at(-1)).toContain('"job_events":2990');
+});
+
+test('an export that cannot be written ends, and says why', async () => {
+  const source = await newDatabase();
+  await fill(source.database);
+  const full = new Error('no space left');
+  const output = new Writable({ write: (_chunk, _encoding, done) => void setImmediate(done, full) });
+  output.on('error', () => undefined);
+  await expect(exportData({ connectionString: source.url }, output)).rejects.toThrow('no space left');
 });
 
 test('an import refuses a database that is in use, and what is not a whole export, and leaves nothing behind', async () => {
