@@ -49,14 +49,18 @@ export interface Service {
   stop(): Promise<void>;
 }
 
-/** Starts everything and listens. Rejects, with what had started stopped again, when a part cannot start. */
-export async function startService(config: Config, log: Logger): Promise<Service> {
+/**
+ * Starts everything and listens. Rejects, with what had started stopped again, when a part cannot start, or when it is to stop
+ * before it has begun to work.
+ */
+export async function startService(config: Config, log: Logger, stopping?: AbortSignal): Promise<Service> {
   const clock = systemClock;
   // Undone from the last to the first: by `stop`, and when a later part cannot start.
   const started = new AsyncDisposableStack();
   try {
     const database = await startDatabase({ config, log });
     started.defer(() => database.stop());
+    stopping?.throwIfAborted();
     const { db, queues, notifications } = database;
     const apiKeys = createApiKeys(db);
     await apiKeys.adoptSettings(configuredApiKeys(config));

@@ -8,22 +8,31 @@ import { createLogger } from './support/log.ts';
 const config = readConfig();
 const log = createLogger(config);
 
+const longestStopMs = (config.DRAIN_SECONDS + config.SHUTDOWN_TIMEOUT_SECONDS + 10) * 1000;
+const stopping = new AbortController();
+const starting = startService(config, log, stopping.signal);
+
+// From the first moment on: a start that were killed would leave its database behind.
+closeWithGrace({ delay: longestStopMs }, async ({ signal, err }) => {
+  if (err === undefined) log.info({ signal }, 'stopping');
+  else log.fatal({ err }, 'stopping because of an error that nobody caught');
+  stopping.abort();
+  const service = await starting.catch(() => null);
+  await service?.stop();
+  log.info('stopped');
+});
+
 try {
-  const service = await startService(config, log);
+  const service = await starting;
   log.info(
     { url: service.url, docs: `${service.url}/docs`, database: service.database.kind },
     'the service is up',
   );
-  const longestStopMs = (config.DRAIN_SECONDS + config.SHUTDOWN_TIMEOUT_SECONDS + 10) * 1000;
-  closeWithGrace({ delay: longestStopMs }, async ({ signal, err }) => {
-    if (err === undefined) log.info({ signal }, 'stopping');
-    else log.fatal({ err }, 'stopping because of an error that nobody caught');
-    await service.stop();
-    log.info('stopped');
-  });
 } catch (error) {
-  log.fatal({ err: error }, 'the service could not start');
-  stopWith(`The service could not start: ${messageOf(error)}`);
+  if (!stopping.signal.aborted) {
+    log.fatal({ err: error }, 'the service could not start');
+    stopWith(`The service could not start: ${messageOf(error)}`);
+  }
 }
 
 function readConfig(): Config {

@@ -1,11 +1,12 @@
 // The whole process killed at bad moments, and its database with it: no machine is lost, none is rented twice, no job is lost or
 // run twice. `npm run test:chaos` kills at many more.
-import { chmod, mkdtemp, rm } from 'node:fs/promises';
+import { chmod, mkdtemp, realpath, rm } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
 import { stopEmbeddedServer } from '../../src/database/embedded.ts';
+import { serverProcess } from '../../src/database/embedded-process.ts';
 import { serviceProcess, type ServiceProcess } from '../chaos/service-process.ts';
 import { startVastDouble, type VastDouble } from '../doubles/vast/index.ts';
 
@@ -91,6 +92,15 @@ async function until(condition: () => Promise<boolean>, limitMs = 40_000): Promi
 
 const instanceIs = (id: string, wanted: (instance: Instance) => boolean) =>
   until(async () => wanted(await call<Instance>(`/instances/${id}`)));
+
+it('a service that is told to stop before it is up takes its database along', async () => {
+  const folder = join(await realpath(dataDir), 'postgres');
+  service.start();
+  await until(async () => (await serverProcess(folder)) !== null);
+  await service.stop();
+  expect(await serverProcess(folder)).toBeNull();
+  await expect(service.up()).rejects.toThrow('ended before it answered');
+});
 
 describe('a service that is killed', () => {
   it(
