@@ -1,6 +1,7 @@
-// Brings the schema up to date at the start. Several replicas may do it at once: Kysely takes a lock in the database.
+// Brings the schema up to date at the start. Several replicas may start at once: one after the other has its turn.
 import { isDeepStrictEqual } from 'node:util';
 import { Migrator, type Migration, type MigrationResult } from 'kysely/migration';
+import type { Client } from 'pg';
 import type { Logger } from 'pino';
 import { hasErrorCode } from '../errors.ts';
 import { createKysely, createPool, type ServerAddress } from './connection.ts';
@@ -34,16 +35,66 @@ export const migrations: Record<string, Migration> = {
 
 /** PostgreSQL's `undefined_table`. */
 const UNDEFINED_TABLE = '42P01';
+/** PostgreSQL's `lock_not_available`. */
+const LOCKED = '55P03';
+/** Two numbers that stand for "the one service that migrates". */
+const turnLock = [0x636f6d66, 2];
 
 /** The name of the newest migration: the level of a schema that is up to date. */
 const schemaLevel = Object.keys(migrations).sort().at(-1) ?? '';
 
+interface Patience {
+  /** For so long it waits for another service that migrates without a word. */
+  quietMs?: number;
+  /** And then for so long before it gives up. */
+  limitMs?: number;
+}
+
 /**
- * Applies what is missing up to `level`, all of it or nothing. Rejects when the database cannot be used, and when it is
- * newer than this service.
+ * Applies what is missing up to `level`, all of it or nothing. Rejects when the database cannot be used, when it is newer than
+ * this service, and when another service does not end with the same.
  */
-export async function migrate(address: ServerAddress, log: Logger, level = schemaLevel): Promise<void> {
-  if (await isUpToDate(address, level)) return;
+export async function migrate(
+  address: ServerAddress,
+  log: Logger,
+  { level = schemaLevel, ...patience }: Patience & { level?: string } = {},
+): Promise<void> {
+  const client = await reach(address);
+  try {
+    if (await isUpToDate(client, level)) return;
+    await takeTurn(client, log, patience);
+    await apply(address, log, level);
+  } finally {
+    await client.end();
+  }
+}
+
+/** Kysely would wait for its own lock for an hour, without a word. Ours ends with the connection. */
+async function takeTurn(
+  client: Client,
+  log: Logger,
+  { quietMs = 5_000, limitMs = 300_000 }: Patience,
+): Promise<void> {
+  if (await lockWithin(client, quietMs)) return;
+  log.warn('Another service brings the schema of the database up to date; waiting for it');
+  if (await lockWithin(client, limitMs)) return;
+  throw new Error(
+    `Another service has not ended bringing the schema of the database up to date within ${limitMs / 60_000} minutes. Start again when it has, or stop it.`,
+  );
+}
+
+async function lockWithin(client: Client, limitMs: number): Promise<boolean> {
+  await client.query(`select set_config('lock_timeout', $1, false)`, [String(limitMs)]);
+  try {
+    await client.query('select pg_advisory_lock($1, $2)', turnLock);
+    return true;
+  } catch (error) {
+    if (hasErrorCode(error, LOCKED)) return false;
+    throw error;
+  }
+}
+
+async function apply(address: ServerAddress, log: Logger, level: string): Promise<void> {
   // A migration may take longer than any statement of the service.
   const pool = createPool(address, { size: 1, log, statementTimeoutMs: null });
   try {
@@ -64,9 +115,8 @@ export async function migrate(address: ServerAddress, log: Logger, level = schem
   }
 }
 
-/** Most starts change nothing, and Kysely reads much of the catalog to find out. A server that is out of reach rejects in words of its own. */
-async function isUpToDate(address: ServerAddress, level: string): Promise<boolean> {
-  const client = await reach(address);
+/** Most starts change nothing, and Kysely reads much of the catalog to find out. */
+async function isUpToDate(client: Client, level: string): Promise<boolean> {
   try {
     const { rows } = await client.query<{ name: string }>('select name from kysely_migration');
     const applied = rows.map(({ name }) => name).sort();
@@ -75,8 +125,6 @@ async function isUpToDate(address: ServerAddress, level: string): Promise<boolea
   } catch (error) {
     if (hasErrorCode(error, UNDEFINED_TABLE)) return false;
     throw error;
-  } finally {
-    await client.end();
   }
 }
 

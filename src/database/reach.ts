@@ -1,14 +1,19 @@
 // The first contact with a PostgreSQL: what keeps the service from using it, in words that say where to look.
 import { Client } from 'pg';
 import { connectionSettings, type ServerAddress } from './connection.ts';
+import { within } from './within.ts';
 
 const oldestVersion = 150_000;
+const ANSWER_LIMIT_MS = 30_000;
 
-/** A connection of one's own. Rejects, saying what to do and never with the URL, when there is none or the server is too old. */
-export async function reach(address: ServerAddress): Promise<Client> {
+/**
+ * A connection of one's own. Rejects, saying what to do and never with the URL, when there is none, or when the server answers
+ * nothing on it or is too old.
+ */
+export async function reach(address: ServerAddress, answerLimitMs = ANSWER_LIMIT_MS): Promise<Client> {
   const client = await connect(address);
   try {
-    await assertSupported(client);
+    await within(answerLimitMs, assertSupported(client));
     return client;
   } catch (error) {
     await client.end().catch(() => undefined);

@@ -90,7 +90,7 @@ export async function importData(
         `The database is at schema ${level}, and the export at ${schema}. Import into a new database.`,
       );
     }
-    await migrate(address, log, schema);
+    await migrate(address, log, { level: schema });
     await client.query('begin');
     await assertEmpty(client);
     const done = await insertAll(client, next);

@@ -4,8 +4,9 @@ import { pino } from 'pino';
 import { sql } from 'kysely';
 import { describe, expect, it, onTestFinished } from 'vitest';
 import { migrate } from '../../src/database/migrate.ts';
+import { reach } from '../../src/database/reach.ts';
 import { createTestDatabase, openDatabase } from '../support/database.ts';
-import { fatal } from '../support/postgres-wire.ts';
+import { fatal, welcome } from '../support/postgres-wire.ts';
 
 const log = pino({ level: 'silent' });
 
@@ -61,6 +62,13 @@ describe('a database that cannot be used', () => {
   it('may be something else that hangs up', async () => {
     const url = await pretendPostgres((socket) => socket.end());
     expect(await refusalOf(url)).toBe('The database closed the connection at once. Check DATABASE_URL.');
+  });
+
+  it('may let the service in and then answer nothing', async () => {
+    const connectionString = await pretendPostgres((socket) => socket.write(welcome()));
+    await expect(reach({ connectionString }, 100)).rejects.toThrow(
+      'The database did not answer within 0.1 s',
+    );
   });
 
   it('may not exist on a server that does', async () => {

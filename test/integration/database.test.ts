@@ -1,3 +1,4 @@
+import { PassThrough } from 'node:stream';
 import { Kysely, PostgresDialect, sql } from 'kysely';
 import { Pool } from 'pg';
 import { pino } from 'pino';
@@ -199,6 +200,21 @@ describe('migrations', () => {
     const { rows } = await sql<{ name: string }>`select name from kysely_migration`.execute(database.db);
     expect(rows.map(({ name }) => name)).toEqual(Object.keys(migrations));
     for (const { queues } of services) expect((await queues.health()).ok).toBe(true);
+  });
+
+  test('a service waits for another one that migrates, says so, and gives up in the end', async () => {
+    const { database, url } = await start();
+    await sql`delete from kysely_migration where name = (select max(name) from kysely_migration)`.execute(
+      database.db,
+    );
+    const said = new PassThrough();
+    const waiting = () =>
+      migrate({ connectionString: url }, pino(said), { quietMs: 100, limitMs: 600 }).catch(String);
+    await database.db.connection().execute(async (other) => {
+      await sql`select pg_advisory_lock(${0x636f6d66}, 2)`.execute(other);
+      expect(await waiting()).toContain('Another service has not ended');
+    });
+    expect(String(said.read())).toContain('waiting for it');
   });
 
   test('a database of a newer version is left alone', async () => {
