@@ -5,7 +5,7 @@ import { ConfigError, loadConfig, type Config } from '../src/config.ts';
 import { createKysely, createPool, type ServerAddress } from '../src/database/connection.ts';
 import { embeddedAddress, startEmbeddedServer } from '../src/database/embedded.ts';
 import { migrate } from '../src/database/migrate.ts';
-import { messageOf, ServiceError } from '../src/errors.ts';
+import { reasonsOf, ServiceError } from '../src/errors.ts';
 import { createApiKeys, type ApiKeys } from '../src/http/api-keys.ts';
 
 const usage = `Usage: npm run keys -- create NAME    makes a key and prints it, this once
@@ -29,12 +29,6 @@ try {
     isExpected ? `${error.message}\n` : `The keys could not be reached: ${reasonsOf(error)}\n`,
   );
   process.exitCode = 1;
-}
-
-/** The messages of an error and of its causes. */
-function reasonsOf(error: unknown): string {
-  const cause = error instanceof Error ? error.cause : undefined;
-  return cause === undefined ? messageOf(error) : `${messageOf(error)} Cause: ${reasonsOf(cause)}`;
 }
 
 type Command = (keys: ApiKeys) => Promise<void>;

@@ -1,5 +1,6 @@
 // What the commands that move data have in common: one file as argument, one sentence as result.
 import { parseArgs } from 'node:util';
+import { reasonsOf } from '../src/errors.ts';
 
 export interface DataCommand<C extends string> {
   name: string;
@@ -19,7 +20,7 @@ export async function runCommand<C extends string>({ name, choices, run }: DataC
   try {
     console.log(await run(given.file, given.choice));
   } catch (error) {
-    for (let cause = error; cause instanceof Error; cause = cause.cause) console.error(cause.message);
+    console.error(reasonsOf(error));
     process.exitCode = 1;
   }
 }

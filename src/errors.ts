@@ -71,6 +71,12 @@ export function messageOf(error: unknown): string {
   return typeof error === 'string' ? error : JSON.stringify(error);
 }
 
+/** The messages of an error and of its causes, one a line, for a person. */
+export function reasonsOf(error: unknown): string {
+  const cause = error instanceof Error ? error.cause : undefined;
+  return cause === undefined ? messageOf(error) : `${messageOf(error)}\n${reasonsOf(cause)}`;
+}
+
 /** Whether an error of the system, or of PostgreSQL, has this code. */
 export function hasErrorCode(error: unknown, code: string): boolean {
   return error instanceof Error && 'code' in error && error.code === code;

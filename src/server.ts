@@ -2,7 +2,7 @@
 import closeWithGrace from 'close-with-grace';
 import { startService } from './app.ts';
 import { ConfigError, loadConfig, type Config } from './config.ts';
-import { messageOf } from './errors.ts';
+import { reasonsOf } from './errors.ts';
 import { createLogger } from './support/log.ts';
 
 const config = readConfig();
@@ -31,7 +31,7 @@ try {
 } catch (error) {
   if (!stopping.signal.aborted) {
     log.fatal({ err: error }, 'the service could not start');
-    stopWith(`The service could not start: ${messageOf(error)}`);
+    stopWith(`The service could not start: ${reasonsOf(error)}`);
   }
 }
 

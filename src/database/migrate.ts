@@ -16,7 +16,7 @@ import * as webhooks from './migrations/008-webhooks.ts';
 import * as results from './migrations/009-results.ts';
 import * as nodeCatalogs from './migrations/010-node-catalogs.ts';
 import * as machineFacts from './migrations/011-machine-facts.ts';
-import { reach } from './reach.ts';
+import { missingRights, reach } from './reach.ts';
 
 /** Every migration, by name, in order. A list rather than a folder that is read, so that it is the same in a build. */
 export const migrations: Record<string, Migration> = {
@@ -105,9 +105,12 @@ async function apply(address: ServerAddress, log: Logger, level: string): Promis
     const { error, results: applied } = await migrator.migrateTo(level);
     report(applied ?? [], log);
     if (error !== undefined) {
-      throw new Error(
-        'The schema of the database could not be brought up to date. If a newer version of the service has used this database, run that version.',
-        { cause: error },
+      throw (
+        missingRights(error) ??
+        new Error(
+          'The schema of the database could not be brought up to date. If a newer version of the service has used this database, run that version.',
+          { cause: error },
+        )
       );
     }
   } finally {
@@ -124,7 +127,7 @@ async function isUpToDate(client: Client, level: string): Promise<boolean> {
     return isDeepStrictEqual(applied, wanted.sort());
   } catch (error) {
     if (hasErrorCode(error, UNDEFINED_TABLE)) return false;
-    throw error;
+    throw missingRights(error) ?? error;
   }
 }
 

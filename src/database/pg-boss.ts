@@ -14,6 +14,7 @@ import {
   type QueueName,
   type Queues,
 } from './queues.ts';
+import { missingRights } from './reach.ts';
 import type { Tables } from './tables.ts';
 import { within } from './within.ts';
 import { claimKey, startWorker, type Claim, type ClaimStore, type Worker } from './worker.ts';
@@ -126,7 +127,9 @@ export function createQueues({ pool, db, notifications, exclusive, log }: Queues
 
   return {
     start: async () => {
-      await boss.start();
+      await boss.start().catch((error: unknown) => {
+        throw missingRights(error) ?? error;
+      });
       await installQueues(boss);
       if (exclusive) await releaseAll(db, log);
       releaser = setInterval(() => {

@@ -1,9 +1,12 @@
 // The first contact with a PostgreSQL: what keeps the service from using it, in words that say where to look.
 import { Client } from 'pg';
+import { hasErrorCode } from '../errors.ts';
 import { connectionSettings, type ServerAddress } from './connection.ts';
 import { within } from './within.ts';
 
 const oldestVersion = 150_000;
+/** PostgreSQL's `insufficient_privilege`. */
+const INSUFFICIENT_PRIVILEGE = '42501';
 const ANSWER_LIMIT_MS = 30_000;
 
 /**
@@ -19,6 +22,15 @@ export async function reach(address: ServerAddress, answerLimitMs = ANSWER_LIMIT
     await client.end().catch(() => undefined);
     throw error;
   }
+}
+
+/** What the user of the database lacks, if that is what went wrong. */
+export function missingRights(cause: unknown): Error | null {
+  if (!hasErrorCode(cause, INSUFFICIENT_PRIVILEGE)) return null;
+  return new Error(
+    'The user of the database may not create what the service needs. Make it the owner of the database, or let it create tables in the schema public, and schemas.',
+    { cause },
+  );
 }
 
 async function connect(address: ServerAddress): Promise<Client> {
@@ -60,7 +72,7 @@ const refusals = new Map([
   ['28P01', 'The database refuses the user or the password'],
   ['28000', 'The database refuses the user or the kind of connection'],
   ['3D000', 'There is no such database on the server; create it first'],
-  ['42501', 'The user may not connect to the database'],
+  [INSUFFICIENT_PRIVILEGE, 'The user may not connect to the database'],
   ['53300', 'The database has no connection left'],
   ['57P03', 'The database is starting or stopping; try again in a moment'],
 ]);

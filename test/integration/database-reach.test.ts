@@ -1,10 +1,14 @@
+import { execFile } from 'node:child_process';
+import { randomUUID } from 'node:crypto';
 import { once } from 'node:events';
 import { createServer, type AddressInfo, type Socket } from 'node:net';
+import { promisify } from 'node:util';
 import { pino } from 'pino';
 import { sql } from 'kysely';
 import { describe, expect, it, onTestFinished } from 'vitest';
 import { migrate } from '../../src/database/migrate.ts';
 import { reach } from '../../src/database/reach.ts';
+import { bareEnvironment } from '../support/child.ts';
 import { createTestDatabase, openDatabase } from '../support/database.ts';
 import { fatal, welcome } from '../support/postgres-wire.ts';
 
@@ -77,6 +81,39 @@ describe('a database that cannot be used', () => {
     const missing = new URL(url);
     missing.pathname = '/no_such_database';
     expect(await refusalOf(missing.href)).toContain('There is no such database on the server');
+  });
+
+  it('may not let its user create what the service needs', async () => {
+    const { database, url, stop } = await createTestDatabase();
+    onTestFinished(stop);
+    const { db } = database;
+    const user = `user_${randomUUID()}`;
+    await sql`drop schema pgboss cascade; drop schema public cascade; create schema public`.execute(db);
+    await sql`create role ${sql.id(user)} login password 'x'`.execute(db);
+    onTestFinished(async () => {
+      await sql`drop owned by ${sql.id(user)} cascade; drop role ${sql.id(user)}`.execute(db);
+    });
+    const asUser = Object.assign(new URL(url), { username: user, password: 'x' }).href;
+    await sql`grant usage on schema public to ${sql.id(user)}`.execute(db);
+    expect(await refusalOf(asUser)).toContain('Make it the owner of the database');
+    await sql`grant create on schema public to ${sql.id(user)}`.execute(db);
+    const opened = await openDatabase(asUser);
+    onTestFinished(() => opened.stop());
+    await expect(opened.queues.start()).rejects.toThrow('Make it the owner of the database');
+  });
+
+  it('is named on standard error with what it said itself', async () => {
+    const DATABASE_URL = await pretendPostgres((socket) => socket.end(fatal('3D000')));
+    const env = {
+      ...bareEnvironment(),
+      DATABASE_URL,
+      COMFYUI_URLS: 'http://127.0.0.1:1',
+      LOG_LEVEL: 'silent',
+    };
+    const ended = promisify(execFile)(process.execPath, ['src/server.ts'], { env });
+    await expect(ended).rejects.toMatchObject({
+      stderr: expect.stringMatching(/There is no such database .*\nno, says/) as string,
+    });
   });
 
   it('may be too old', async () => {
