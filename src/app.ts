@@ -34,6 +34,7 @@ import { healthProbes } from './probes.ts';
 import { createLogger, type Logger } from './support/log.ts';
 import { systemClock } from './support/clock.ts';
 import { sleep } from './support/sleep.ts';
+import { createUpkeep } from './support/upkeep.ts';
 import { createVastProvider } from './vast/provider.ts';
 import { webhookDescriptions } from './webhooks/openapi.ts';
 import { registerWebhookMetrics } from './webhooks/metrics.ts';
@@ -89,9 +90,10 @@ export async function startService(config: Config, log: Logger, stopping?: Abort
     const metrics = createMetrics();
     const deliveries = createDeliveries({ db, queues, clock });
     const countTry = registerWebhookMetrics(metrics, db);
-    registerGauges(metrics, db, queues);
+    const upkeep = createUpkeep(log);
+    registerGauges(metrics, { db, queues, upkeep });
     registerMoneyGauges(metrics, { db, config, clock });
-    const health = createHealth(healthProbes({ database, queues, provider, store, db, config }));
+    const health = createHealth(healthProbes({ database, queues, upkeep, provider, store, db, config }));
     const prefix = await labelPrefix(db, config);
     const account = { db, provider, labelPrefix: prefix };
     const costs = { db, instances, nodes, budget, config, clock };
@@ -126,7 +128,14 @@ export async function startService(config: Config, log: Logger, stopping?: Abort
       return presentJob(await jobs.get(id), now, await costOfJob(db, id, now), await links.links());
     };
     const webhooks = { db, queues, config, clock, log, showJob, countTry };
-    await startWork({ instances: instanceDeps, runs: runDeps, fleet: fleetDeps, money: moneyDeps, webhooks });
+    await startWork({
+      instances: instanceDeps,
+      runs: runDeps,
+      fleet: fleetDeps,
+      money: moneyDeps,
+      webhooks,
+      upkeep,
+    });
     started.defer(() => queues.stop(config.SHUTDOWN_TIMEOUT_SECONDS * 1000));
     await syncStaticInstances(db, queues, config.COMFYUI_URLS, config.JOB_MAX_ATTEMPTS);
 

@@ -7,9 +7,13 @@ import type { Metrics } from './http/metrics.ts';
 import { rentalAlarms } from './instances/alarms.ts';
 import { instanceStatuses } from './instances/instance.ts';
 import { jobStatuses } from './jobs/job.ts';
+import type { Upkeep } from './support/upkeep.ts';
 
 /** Registers the gauges. A status that nothing has is shown as 0, so that an alert on it can work. */
-export function registerGauges({ register }: Metrics, db: Kysely<Tables>, queues: Queues): void {
+export function registerGauges(
+  { register }: Metrics,
+  { db, queues, upkeep }: { db: Kysely<Tables>; queues: Queues; upkeep: Upkeep },
+): void {
   const live = instanceStatuses.filter((status) => status !== 'terminated');
   register.registerMetric(
     statusGauge('comfyfleet_instances', 'Instances that have not ended, by status', live, () =>
@@ -36,6 +40,17 @@ export function registerGauges({ register }: Metrics, db: Kysely<Tables>, queues
       registers: [],
       async collect() {
         this.set((await rentalAlarms(db)).orphans);
+      },
+    }),
+  );
+  register.registerMetric(
+    new Gauge({
+      name: 'comfyfleet_upkeep_failures',
+      help: 'Rounds of what keeps things in order that failed since one succeeded, by part',
+      labelNames: ['part'] as const,
+      registers: [],
+      collect() {
+        for (const [part, count] of upkeep.failures()) this.set({ part }, count);
       },
     }),
   );

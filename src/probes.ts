@@ -9,6 +9,7 @@ import { isLow, readCredit, totalPricePerHourUsd } from './fleet/credit.ts';
 import type { PartHealth, Probes } from './http/health.ts';
 import { rentalAlarms } from './instances/alarms.ts';
 import { ProviderError, type Provider } from './instances/provider.ts';
+import type { Upkeep } from './support/upkeep.ts';
 
 /** The provider is asked once in a while, however often `/health` is. */
 const PROVIDER_CACHE_MS = 60_000;
@@ -16,13 +17,14 @@ const PROVIDER_CACHE_MS = 60_000;
 interface Parts {
   database: Pick<Database, 'check'>;
   queues: Queues;
+  upkeep: Upkeep;
   provider: Provider | null;
   store: AssetStore;
   db: Kysely<Tables>;
   config: Pick<Config, 'CREDIT_RESERVE_HOURS'>;
 }
 
-export function healthProbes({ database, queues, provider, store, db, config }: Parts): Probes {
+export function healthProbes({ database, queues, upkeep, provider, store, db, config }: Parts): Probes {
   return {
     async database() {
       await database.check();
@@ -36,6 +38,7 @@ export function healthProbes({ database, queues, provider, store, db, config }: 
       if (failing.length === 0) return { status: 'ok', detail };
       return { status: 'degraded', detail: `What fails is tried again: ${failing.join(', ')}. ${detail}` };
     },
+    upkeep: async () => upkeepHealth(upkeep),
     provider:
       provider === null
         ? () => unrentable(db)
@@ -46,6 +49,16 @@ export function healthProbes({ database, queues, provider, store, db, config }: 
       await store.check();
       return { status: 'ok', detail: 'Files can be stored.' };
     },
+  };
+}
+
+/** What is done again and again, and hidden from whoever looks at single requests. */
+function upkeepHealth(upkeep: Upkeep): PartHealth {
+  const failing = upkeep.failing();
+  if (failing.length === 0) return { status: 'ok', detail: 'Things are kept in order.' };
+  return {
+    status: 'degraded',
+    detail: `Fails again and again: ${failing.join(', ')}. The log says why, under the name of the part.`,
   };
 }
 

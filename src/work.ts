@@ -1,8 +1,7 @@
 // Which queue is worked by what, and with how many hands.
 import { runFleet, type FleetDeps } from './fleet/fleet.ts';
-import { keepMoney, MONEY_EVERY_MS, type MoneyDeps } from './fleet/money.ts';
+import { MONEY_EVERY_MS, moneyUpkeep, type MoneyDeps } from './fleet/money.ts';
 import { forgetKeys } from './database/once.ts';
-import { ProviderError } from './instances/provider.ts';
 import { reconcile } from './instances/reconcile.ts';
 import type { InstanceDeps } from './instances/steps.ts';
 import { stepInstance } from './instances/steps.ts';
@@ -14,6 +13,7 @@ import { createRetention } from './jobs/retention.ts';
 import { runAttempt } from './jobs/run.ts';
 import { COLLECTING_PER_INSTANCE } from './jobs/slots.ts';
 import { sweepJobs } from './jobs/sweep.ts';
+import type { Upkeep } from './support/upkeep.ts';
 import { deliver, type DeliveryDeps } from './webhooks/deliver.ts';
 import { sweepDeliveries } from './webhooks/sweep.ts';
 
@@ -33,12 +33,14 @@ export async function startWork({
   fleet,
   money,
   webhooks,
+  upkeep,
 }: {
   instances: InstanceDeps;
   runs: RunDeps;
   fleet: FleetDeps;
   money: MoneyDeps;
   webhooks: DeliveryDeps;
+  upkeep: Upkeep;
 }): Promise<void> {
   const { db, queues, config } = instances;
   await queues.start();
@@ -59,34 +61,31 @@ export async function startWork({
   );
   const deliveries = { ...webhooks, silentLanes: new Set<string>() };
   await queues.work('deliver', DELIVER_HANDS, (message, context) => deliver(deliveries, message, context));
-  await queues.work('money', 1, async () => {
+  await queues.work('money', 1, async (_message, { signal }) => {
     try {
-      await keepMoney(money);
+      await upkeep.round(moneyUpkeep(money), signal);
     } finally {
       await queues.send(db, 'money', {}, { afterMs: MONEY_EVERY_MS });
     }
   });
-  const sweepOld = createRetention(runs);
-  await queues.work('sweep', 1, async () => {
+  const retention = createRetention(runs);
+  await queues.work('sweep', 1, async (_message, { signal }) => {
+    const parts = {
+      'sweep of instances': () => sweepInstances(db, queues),
+      'sweep of jobs': () => sweepJobs(runs),
+      'sweep of idempotency keys': () => forgetKeys(db, runs.clock.now()),
+      'sweep of webhooks': () => sweepDeliveries(webhooks),
+      ...(retention.isDue() && { retention: () => retention.sweep() }),
+    };
     try {
-      await sweepInstances(db, queues);
-      await sweepJobs(runs);
-      await forgetKeys(db, runs.clock.now());
-      await sweepDeliveries(webhooks);
-      await sweepOld();
+      await upkeep.round(parts, signal);
     } finally {
       await queues.send(db, 'sweep', {}, { afterMs: SWEEP_EVERY_MS });
     }
   });
   await queues.work('reconcile', 1, async (_message, { signal }) => {
     try {
-      await reconcile(instances, signal);
-    } catch (error) {
-      if (!(error instanceof ProviderError)) throw error;
-      instances.log.warn(
-        { kind: error.kind, error: error.message },
-        'the rentals of the account are not known',
-      );
+      await upkeep.round({ reconciliation: () => reconcile(instances, signal) }, signal);
     } finally {
       await queues.send(db, 'reconcile', {}, { afterMs: config.RECONCILE_SECONDS * 1000 });
     }

@@ -9,18 +9,21 @@ const EVERY_MS = 600_000;
 const BATCH = 200;
 const DAY_MS = 86_400_000;
 
-/** A function for the sweep, which calls it every few seconds: it does something when it is time, or when the last round left some of its work. */
-export function createRetention(deps: RetentionDeps): () => Promise<void> {
+export interface Retention {
+  /** Whether it is time, or the last round left some of its work. */
+  isDue(): boolean;
+  sweep(): Promise<void>;
+}
+
+export function createRetention(deps: RetentionDeps): Retention {
   let nextAt = 0;
-  return async () => {
-    if (performance.now() < nextAt) return;
-    nextAt = performance.now() + EVERY_MS;
-    try {
+  return {
+    isDue: () => performance.now() >= nextAt,
+    async sweep() {
+      // One that fails loses nothing but time.
+      nextAt = performance.now() + EVERY_MS;
       if (!(await sweepRetention(deps))) nextAt = 0;
-    } catch (error) {
-      // Nothing is lost but time, and the rest of the sweep must go on.
-      deps.log.warn({ err: error }, 'what is kept no longer could not be removed');
-    }
+    },
   };
 }
 

@@ -163,6 +163,21 @@ describe('a rental with our label and no record', () => {
     });
   });
 
+  it('is said in health and metrics not to be looked for while the list of the account fails', async () => {
+    await start();
+    vast.knobs.faultChances.list = [{ fault: '500', chance: 1 }];
+    const health = await service.until<Health>(
+      '/health',
+      ({ parts }) => parts['upkeep']?.status === 'degraded',
+    );
+    expect(health.parts['upkeep']?.detail).toContain('reconciliation');
+    const metrics = await (await fetch(`${service.url}/metrics`)).text();
+    expect(metrics).toMatch(/^comfyfleet_upkeep_failures{part="reconciliation"} [1-9]/m);
+    expect(metrics).toMatch(/^comfyfleet_upkeep_failures{part="ledger"} 0$/m);
+    vast.knobs.faultChances = {};
+    await service.until<Health>('/health', ({ parts }) => parts['upkeep']?.status === 'ok');
+  });
+
   it('is only reported when the policy says so', async () => {
     await start({ ORPHAN_POLICY: 'report' });
     const { id } = await readyInstance();
