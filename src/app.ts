@@ -137,10 +137,11 @@ export async function startService(config: Config, log: Logger, stopping?: Abort
       upkeep,
     });
     started.defer(() => queues.stop(config.SHUTDOWN_TIMEOUT_SECONDS * 1000));
-    await syncStaticInstances(db, queues, config.COMFYUI_URLS, config.JOB_MAX_ATTEMPTS);
 
     started.defer(() => http.close());
     const url = await http.listen({ host: config.HOST, port: config.PORT });
+    // Not before: a start that fails must not end the instances of those that run.
+    await syncStaticInstances(db, queues, config.COMFYUI_URLS, config.JOB_MAX_ATTEMPTS);
     health.enter('running');
     started.defer(async () => {
       health.enter('stopping');

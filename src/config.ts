@@ -111,7 +111,7 @@ const settingsSchema = z
     }),
     API_KEYS: setting(list().superRefine(checkApiKeys).prefault(''), {
       description:
-        'API keys as name=key, separated by commas; a key has at least 32 characters. Stored hashed.',
+        'API keys as name=key, separated by commas; a key has at least 32 characters. Stored hashed. The same for all replicas: each start revokes those of an earlier one that it does not name.',
       secret: true,
     }),
     CORS_ORIGINS: setting(
@@ -302,7 +302,8 @@ const settingsSchema = z
     COMFYUI_URLS: setting(
       list().pipe(z.array(comfyUrl()).max(100, 'must be at most 100 URLs')).prefault(''),
       {
-        description: 'ComfyUI servers that exist already, separated by commas.',
+        description:
+          'ComfyUI servers that exist already, separated by commas. The same for all replicas: each start ends those that it does not name.',
       },
     ),
     COMFYUI_TOKEN: setting(text().optional(), {
