@@ -44,10 +44,15 @@ export function createPool(address: ServerAddress, { size, log, statementTimeout
       query_timeout: statementTimeoutMs + 10_000,
     }),
   });
-  const report = (error: Error): void => log.warn({ err: error }, 'A connection to the database broke');
-  pool.on('error', report);
   // The pool listens to idle connections only. One that breaks in use would end the process otherwise.
-  pool.on('connect', (client) => client.on('error', report));
+  pool.on('connect', (client) => {
+    client.on('error', (error: NodeJS.ErrnoException) => {
+      // The pool hangs the whole connection onto the error, its keys included.
+      log.warn({ code: error.code, error: error.message }, 'A connection to the database broke');
+    });
+  });
+  // What the connection has said already.
+  pool.on('error', () => undefined);
   return pool;
 }
 

@@ -207,13 +207,19 @@ async function withClient<T>(address: ServerAddress, work: (client: Client) => P
 
 async function* linesOf(input: Readable): AsyncGenerator<string> {
   let pieces: string[] = [];
-  for await (const chunk of input.setEncoding('utf8')) {
-    const [first = '', ...rest] = String(chunk).split('\n');
-    pieces.push(first);
-    for (const piece of rest) {
-      yield pieces.join('');
-      pieces = [piece];
+  try {
+    for await (const chunk of input.setEncoding('utf8')) {
+      const [first = '', ...rest] = String(chunk).split('\n');
+      pieces.push(first);
+      for (const piece of rest) {
+        yield pieces.join('');
+        pieces = [piece];
+      }
     }
+  } catch (error) {
+    throw new Error('The export cannot be read to its end: it is cut off or damaged. Nothing was imported.', {
+      cause: error,
+    });
   }
 }
 

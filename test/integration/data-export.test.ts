@@ -5,6 +5,7 @@ import { join } from 'node:path';
 import { PassThrough, Readable, Writable } from 'node:stream';
 import { text } from 'node:stream/consumers';
 import { promisify } from 'node:util';
+import { createGunzip, gzipSync } from 'node:zlib';
 import { sql } from 'kysely';
 import { pino } from 'pino';
 import { expect, onTestFinished, test } from 'vitest';
@@ -120,6 +121,8 @@ test('an import refuses a database that is in use, and what is not a whole expor
   await expect(into(source.url, data)).rejects.toThrow('The database is not empty');
   const empty = await contents(target.database);
   await expect(into(target.url, data.slice(0, data.length / 2))).rejects.toThrow('cut off');
+  const packed = Readable.from([gzipSync(data).subarray(0, -20)]).pipe(createGunzip());
+  await expect(importData({ connectionString: target.url }, packed, move)).rejects.toThrow('it is cut off');
   await expect(into(target.url, 'something else\n')).rejects.toThrow('not JSON');
   await expect(into(target.url, '{"format":"other"}\n')).rejects.toThrow('not an export');
   await expect(into(target.url, data.replace(/"schema":"\d+/, '"schema":"999'))).rejects.toThrow(

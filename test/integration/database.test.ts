@@ -1,8 +1,10 @@
+import { once } from 'node:events';
 import { PassThrough } from 'node:stream';
 import { Kysely, PostgresDialect, sql } from 'kysely';
 import { Pool } from 'pg';
 import { pino } from 'pino';
 import { describe, expect, onTestFinished, test } from 'vitest';
+import { createPool } from '../../src/database/connection.ts';
 import { migrate, migrations } from '../../src/database/migrate.ts';
 import { prepared } from '../../src/database/prepared.ts';
 import { collector } from '../support/collector.ts';
@@ -39,6 +41,22 @@ describe('connections', () => {
     await breakConnections(made);
     expect(await inUse).toContain('terminating connection');
     await expect.poll(() => database.check().then(() => 'up', String)).toBe('up');
+  });
+
+  test('a broken one is logged once, with what it says and nothing else', async () => {
+    const made = await start();
+    const said = new PassThrough();
+    const address = { connectionString: made.url };
+    const pool = createPool(address, { size: 1, log: pino({ base: null }, said), statementTimeoutMs: null });
+    onTestFinished(() => pool.end());
+    await pool.query('select');
+    const broken = once(pool, 'error');
+    await breakConnections(made);
+    await broken;
+    const lines = String(said.read()).trimEnd().split('\n');
+    expect(lines.map((line) => Object.keys(JSON.parse(line) as object))).toEqual([
+      ['level', 'time', 'code', 'error', 'msg'],
+    ]);
   });
 
   test.each([
