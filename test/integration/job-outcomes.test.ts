@@ -509,6 +509,32 @@ const lines: Line[] = [
     },
   })),
 
+  // The command line
+  {
+    knob: 'checksOrigin',
+    outcome: 'succeeds where pages of other sites may call its ComfyUI too',
+    knobs: { checksOrigin: false },
+    async play({ run }) {
+      expect(await run(fresh(emptyImage))).toMatchObject({ status: 'succeeded' });
+    },
+  },
+  {
+    knob: 'arguments',
+    outcome: 'succeeds, whatever ComfyUI tells of its command line',
+    own: { arguments: ['--listen', '0.0.0.0', '--cuda-device', '1'] },
+    async play({ run }) {
+      expect(await run(fresh(emptyImage))).toMatchObject({ status: 'succeeded' });
+    },
+  },
+  {
+    knob: 'reportedVersion',
+    outcome: 'succeeds on a version newer than all that are known',
+    own: { reportedVersion: '9.1.0' },
+    async play({ run }) {
+      expect(await run(fresh(emptyImage))).toMatchObject({ status: 'succeeded' });
+    },
+  },
+
   // Without a knob
   {
     knob: null,

@@ -47,7 +47,7 @@ export function load(world: World, rental: Rental): void {
 }
 
 /** Runs the container whose image is there. */
-export function run(world: World, rental: Rental): void {
+function run(world: World, rental: Rental): void {
   if (rental.fate === 'exited-at-start') {
     return move(world, rental, { actualStatus: 'exited', statusMessage: 'Exited (1) 2 seconds ago\n' });
   }
