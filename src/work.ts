@@ -61,36 +61,41 @@ export async function startWork({
   );
   const deliveries = { ...webhooks, silentLanes: new Set<string>() };
   await queues.work('deliver', DELIVER_HANDS, (message, context) => deliver(deliveries, message, context));
-  await queues.work('money', 1, async (_message, { signal }) => {
-    try {
-      await upkeep.round(moneyUpkeep(money), signal);
-    } finally {
-      await queues.send(db, 'money', {}, { afterMs: MONEY_EVERY_MS });
-    }
-  });
   const retention = createRetention(runs);
-  await queues.work('sweep', 1, async (_message, { signal }) => {
-    const parts = {
-      'sweep of instances': () => sweepInstances(db, queues),
-      'sweep of jobs': () => sweepJobs(runs),
-      'sweep of idempotency keys': () => forgetKeys(db, runs.clock.now()),
-      'sweep of webhooks': () => sweepDeliveries(webhooks),
-      ...(retention.isDue() && { retention: () => retention.sweep() }),
-    };
-    try {
-      await upkeep.round(parts, signal);
-    } finally {
-      await queues.send(db, 'sweep', {}, { afterMs: SWEEP_EVERY_MS });
-    }
-  });
-  await queues.work('reconcile', 1, async (_message, { signal }) => {
-    try {
-      await upkeep.round({ reconciliation: () => reconcile(instances, signal) }, signal);
-    } finally {
-      await queues.send(db, 'reconcile', {}, { afterMs: config.RECONCILE_SECONDS * 1000 });
-    }
-  });
-  await queues.send(db, 'money', {});
-  await queues.send(db, 'sweep', {});
-  await queues.send(db, 'reconcile', {});
+  const rounds: Round[] = [
+    { queue: 'money', everyMs: MONEY_EVERY_MS, parts: () => moneyUpkeep(money) },
+    {
+      queue: 'sweep',
+      everyMs: SWEEP_EVERY_MS,
+      parts: () => ({
+        'sweep of instances': () => sweepInstances(db, queues),
+        'sweep of jobs': () => sweepJobs(runs),
+        'sweep of idempotency keys': () => forgetKeys(db, runs.clock.now()),
+        'sweep of webhooks': () => sweepDeliveries(webhooks),
+        ...(retention.isDue() && { retention: () => retention.sweep() }),
+      }),
+    },
+    {
+      queue: 'reconcile',
+      everyMs: config.RECONCILE_SECONDS * 1000,
+      parts: (signal) => ({ reconciliation: () => reconcile(instances, signal) }),
+    },
+  ];
+  for (const { queue, everyMs, parts } of rounds) {
+    await queues.work(queue, 1, async (_message, { signal }) => {
+      try {
+        await upkeep.round(parts(signal), signal);
+      } finally {
+        await queues.send(db, queue, {}, { afterMs: everyMs });
+      }
+    });
+  }
+  for (const { queue } of rounds) await queues.send(db, queue, {});
+}
+
+/** What is done again and again, by one replica at a time. */
+interface Round {
+  queue: 'money' | 'sweep' | 'reconcile';
+  everyMs: number;
+  parts: (signal: AbortSignal) => Record<string, () => Promise<unknown>>;
 }
