@@ -27,6 +27,7 @@ const CONNECT_TIMEOUT_MS = 5000;
 const STALL_MS = 120_000;
 /** For every answer, up to its head; the bytes of a file may take longer. */
 const ANSWER_TIMEOUT_MS = 60_000;
+
 const ignore = (): void => undefined;
 const silent = { debug: ignore, info: ignore, warn: ignore, error: ignore };
 

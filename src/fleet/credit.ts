@@ -5,7 +5,7 @@ import type { Executor } from '../database/queues.ts';
 import type { Tables } from '../database/tables.ts';
 import { messageOf } from '../errors.ts';
 import type { Provider } from '../instances/provider.ts';
-import type { Clock } from '../support/clock.ts';
+import { isFresh, type Clock } from '../support/clock.ts';
 import type { Logger } from '../support/log.ts';
 
 export interface Credit {
@@ -35,9 +35,7 @@ export async function watchCredit({ db, provider, config, clock, log }: CreditDe
   if (provider === null) return;
   const now = clock.now();
   const known = await readCredit(db);
-  const ageMs = known === null ? Infinity : now.getTime() - known.checkedAt.getTime();
-  // A look of the future is that of a clock that was set back since: nobody knows how old it is.
-  if (ageMs >= 0 && ageMs < config.CREDIT_CHECK_SECONDS * 1000) return;
+  if (known !== null && isFresh(known.checkedAt, config.CREDIT_CHECK_SECONDS * 1000, now)) return;
   try {
     const { creditUsd } = await provider.account(AbortSignal.timeout(ASK_LIMIT_MS));
     const seen = { credit_usd: creditUsd, checked_at: now };

@@ -2,6 +2,7 @@
 import { ComfyError } from '../../comfyui/errors.ts';
 import { sendHeartbeat } from '../../comfyui/heartbeat.ts';
 import type { Link } from '../../comfyui/link.ts';
+import { isFresh } from '../../support/clock.ts';
 import { stillOwned } from '../records.ts';
 import type { Step } from './step.ts';
 
@@ -30,15 +31,14 @@ export async function keepAlive(
   if (rental === null || rental.dead_man_seconds === null) return 'kept';
   const limitMs = rental.dead_man_seconds * 1000;
   const last = rental.heartbeat_at;
-  const ageMs = last === null ? Infinity : now.getTime() - last.getTime();
-  // A beat of the future is that of a clock that was set back since: nobody knows how old it is.
-  if (ageMs >= 0 && ageMs < limitMs / BEATS_PER_LIMIT) return 'kept';
+  if (last !== null && isFresh(last, limitMs / BEATS_PER_LIMIT, now)) return 'kept';
   try {
     await sendHeartbeat(link, now.toISOString(), signal);
   } catch (error) {
     if (!(error instanceof ComfyError)) throw error;
     log.warn({ error: error.message, lastHeartbeatAt: last }, 'the machine did not take a heartbeat');
-    return last !== null && ageMs >= limitMs * HOPELESS_SHARE ? 'hopeless' : 'failing';
+    const isHopeless = last !== null && now.getTime() - last.getTime() >= limitMs * HOPELESS_SHARE;
+    return isHopeless ? 'hopeless' : 'failing';
   }
   await deps.db
     .updateTable('rentals')
