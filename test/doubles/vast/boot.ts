@@ -138,7 +138,7 @@ function planVastImage(
   const commandLine =
     envValue(request, 'COMFYUI_ARGS') ?? '--disable-auto-launch --enable-cors-header --port 18188';
   const comfyUiArgs = hasComfyUi ? commandLine.split(/\s+/).filter((word) => word !== '') : null;
-  const comfyUiPort = comfyUiArgs === null ? null : portArgument(comfyUiArgs, 8188);
+  const comfyUiPort = comfyUiArgs === null ? null : Number(argumentValue(comfyUiArgs, '--port') ?? 8188);
   const openPorts = new Set((envValue(request, 'AUTH_EXCLUDE') ?? '').split(',').map(Number));
   const isClosed = (envValue(request, 'ENABLE_AUTH') ?? 'true').toLowerCase() !== 'false';
   const credentials = vastCredentials(request, facts);
@@ -232,8 +232,10 @@ function portalServices(config: string): { externalPort: number; internalPort: n
   });
 }
 
-function portArgument(args: string[], otherwise: number): number {
-  const at = args.lastIndexOf('--port');
-  const value = at === -1 ? args.findLast((word) => word.startsWith('--port='))?.slice(7) : args[at + 1];
-  return value === undefined ? otherwise : Number(value);
+/** The value of the last `name value` or `name=value`. */
+export function argumentValue(args: string[], name: string): string | undefined {
+  const at = args.lastIndexOf(name);
+  return at === -1
+    ? args.findLast((word) => word.startsWith(`${name}=`))?.slice(name.length + 1)
+    : args[at + 1];
 }

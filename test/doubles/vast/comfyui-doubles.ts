@@ -1,7 +1,7 @@
 // The ComfyUI doubles behind the rentals, unless a test runs others.
 import type { ComfyDouble, ComfyKnobs, ComfyVersion, SimulatedNode } from '../comfyui/index.ts';
 import { startComfyDouble } from '../comfyui/index.ts';
-import { splitImage } from './boot.ts';
+import { argumentValue, splitImage } from './boot.ts';
 import type { ComfyUiOrder, StartComfyUi } from './installation.ts';
 
 export interface ComfyUiDoubles {
@@ -41,12 +41,12 @@ export function asOrdered(
 
 /** What the command line turns on and off. */
 function launchKnobs(args: string[]): Partial<ComfyKnobs> {
-  const uploadMb = Number(args[args.lastIndexOf('--max-upload-size') + 1]);
+  const uploadMb = argumentValue(args, '--max-upload-size');
   return {
     arguments: args,
     checksOrigin: !args.includes('--enable-cors-header'),
     embedMetadata: !args.includes('--disable-metadata'),
-    ...(args.includes('--max-upload-size') ? { maxUploadBytes: uploadMb * 1024 * 1024 } : {}),
+    ...(uploadMb === undefined ? {} : { maxUploadBytes: Number(uploadMb) * 1024 * 1024 }),
   };
 }
 
