@@ -65,18 +65,24 @@ export async function recordCosts(db: Kysely<Tables>, now: Date): Promise<number
   }
 }
 
-/** What was spent from a moment at midnight of UTC until now, in US dollars: the ledger, with what is not in it for good counted anew. */
+/**
+ * What was spent from a moment at midnight of UTC until now, in US dollars: the ledger, with what is not in it for good counted anew.
+ * All from one statement, so that a rental whose books are closed at this moment is in one of the two.
+ */
 export async function spentSince(db: Executor, midnight: Date, now: Date): Promise<number> {
-  const recorded = await db
-    .selectFrom('rental_costs')
-    .innerJoin('rentals', 'rentals.id', 'rental_costs.rental_id')
-    .select(sql<number | null>`sum(gpu_micros + storage_micros + traffic_micros)::bigint`.as('micros'))
-    .where('rentals.recorded_at', 'is not', null)
-    .where('day', '>=', dayName(midnight))
-    .executeTakeFirstOrThrow();
-  const open = await db
-    .selectFrom('rentals')
+  const rows = await db
+    .with('closed', (cte) =>
+      cte
+        .selectFrom('rental_costs')
+        .innerJoin('rentals', 'rentals.id', 'rental_costs.rental_id')
+        .select(sql<number | null>`sum(gpu_micros + storage_micros + traffic_micros)::bigint`.as('micros'))
+        .where('rentals.recorded_at', 'is not', null)
+        .where('day', '>=', dayName(midnight)),
+    )
+    .selectFrom('closed')
+    .leftJoin('rentals', (join) => join.on('rentals.recorded_at', 'is', null))
     .select([
+      'closed.micros as closedMicros',
       'status',
       'offer',
       'price_per_hour_usd',
@@ -93,14 +99,20 @@ export async function spentSince(db: Executor, midnight: Date, now: Date): Promi
         .where('attempts.ended_at', '>=', midnight)
         .as('trafficMicros'),
     )
-    .where('recorded_at', 'is', null)
     .execute();
-  const openMicros = open.reduce(
-    (sum, rental) =>
-      sum + sumOf(rentalCost(rental, { from: midnight, to: now })) + (rental.trafficMicros ?? 0),
-    0,
-  );
-  return usdOf((recorded.micros ?? 0) + openMicros);
+  const openMicros = rows
+    .filter(isBilled)
+    .reduce(
+      (sum, rental) =>
+        sum + sumOf(rentalCost(rental, { from: midnight, to: now })) + (rental.trafficMicros ?? 0),
+      0,
+    );
+  return usdOf((rows[0]?.closedMicros ?? 0) + openMicros);
+}
+
+/** Not the row that stands there when no rental is open. */
+function isBilled<R extends { status: string | null }>(row: R): row is R & BilledRental {
+  return row.status !== null;
 }
 
 /**
