@@ -114,6 +114,8 @@ export interface ProviderAccount {
 /** Every method rejects with a `ProviderError`. None repeats a call that could rent twice. */
 export interface Provider {
   readonly name: 'vast';
+  /** Of ComfyUI on what is launched, where the settings pin one. */
+  readonly comfyUiVersion: string | null;
   /** Offers of one machine where `machineId` names it; otherwise of all, the cheapest up to a bound. */
   searchOffers(
     requirements: Requirements,

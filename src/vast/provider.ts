@@ -10,7 +10,7 @@ import { createInstanceReader } from './instance-reader.ts';
 import { findOffers } from './offers.ts';
 import { createPacer } from './rate-limit.ts';
 import type { RecipeConfig } from './recipe.ts';
-import { createBody, mappedPorts, minCudaOf } from './recipe.ts';
+import { createBody, mappedPorts, minCudaOf, pinnedComfyUi } from './recipe.ts';
 import { withoutSecrets } from './redaction.ts';
 import { rentalView } from './rental-view.ts';
 import type { InstanceRow } from './schemas.ts';
@@ -73,6 +73,7 @@ export function createVastProvider({
 
   return {
     name: 'vast',
+    comfyUiVersion: pinnedComfyUi(config),
 
     searchOffers: (requirements, { machineId, signal } = {}) =>
       givenUpAsError('Searching offers', search({ requirements, machineId }, until(signal))),

@@ -70,6 +70,16 @@ export function minCudaOf({ VAST_IMAGE_TAG }: Pick<RecipeConfig, 'VAST_IMAGE_TAG
   return family === undefined ? 0 : Number(family);
 }
 
+/** The version of ComfyUI that the tag of vast.ai's own image pins; null where it pins none. */
+export function pinnedComfyUi({
+  VAST_IMAGE,
+  VAST_IMAGE_TAG,
+}: Pick<RecipeConfig, 'VAST_IMAGE' | 'VAST_IMAGE_TAG'>): string | null {
+  // Others number their images in their own way.
+  if (VAST_IMAGE !== 'vastai/comfy') return null;
+  return /^v(\d+\.\d+\.\d+)(?![\d.])/.exec(VAST_IMAGE_TAG)?.[1] ?? null;
+}
+
 /** The ports that are opened, ComfyUI's first. Its loopback port is never one of them: nothing guards it. */
 export function mappedPorts(
   config: Pick<RecipeConfig, 'VAST_COMFYUI_PORT' | 'VAST_COMFYUI_INTERNAL_PORT' | 'VAST_EXTRA_PORTS'>,

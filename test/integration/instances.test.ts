@@ -332,6 +332,16 @@ describe('renting an instance', () => {
     expect(vast.liveRentals()).toHaveLength(0);
   });
 
+  it('says so, at every check, when a machine runs another ComfyUI than the image should have', async () => {
+    await start({ comfyKnobs: { reportedVersion: '0.7.0' } });
+    const { id } = await rent();
+    const warning = 'ComfyUI 0.7.0 answers, and not 0.35.0 as VAST_IMAGE_TAG says.';
+    const ready = await service.until<Instance>(`/instances/${id}`, settled);
+    expect(ready).toMatchObject({ status: 'ready', comfyuiVersion: '0.7.0', message: warning });
+    await service.service.database.db.updateTable('instances').set({ message: null }).execute();
+    await service.until<Instance>(`/instances/${id}`, ({ message }) => message === warning);
+  });
+
   it('follows a ready instance that moves to another address, and its job goes on there', async () => {
     await start({ comfyKnobs: { nodes: { FakeSampler: { durationMs: 3000, steps: 30 } } } });
     const { id } = await rent();

@@ -2,7 +2,7 @@
 import { describe, expect, it } from 'vitest';
 import { loadConfig } from '../../src/config.ts';
 import type { LaunchRequest, Offer } from '../../src/instances/provider.ts';
-import { createBody, mappedPorts, minCudaOf } from '../../src/vast/recipe.ts';
+import { createBody, mappedPorts, minCudaOf, pinnedComfyUi } from '../../src/vast/recipe.ts';
 
 const secret = 'Xk3-9_aBcDeFgHiJkLmNoPqRsTuVwXyZ0123456789a';
 
@@ -138,6 +138,15 @@ it.each([
   ['latest', 0],
 ])('the tag %s needs a driver of at least CUDA %i', (VAST_IMAGE_TAG, min) => {
   expect(minCudaOf({ VAST_IMAGE_TAG })).toBe(min);
+});
+
+it.each([
+  ['vastai/comfy', 'v0.35.0-cuda-{cuda}-py312', '0.35.0'],
+  ['vastai/comfy', 'v0.35.0.1-cuda-13.2', null],
+  ['vastai/comfy', '@vastai-automatic-tag', null],
+  ['somebody/comfy', 'v2.1.0', null],
+])('of the image %s, the tag %s pins ComfyUI %s', (VAST_IMAGE, VAST_IMAGE_TAG, version) => {
+  expect(pinnedComfyUi({ VAST_IMAGE, VAST_IMAGE_TAG })).toBe(version);
 });
 
 describe('the dead-man switch in the start script', () => {

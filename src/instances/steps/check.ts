@@ -11,7 +11,7 @@ import { linkTarget } from '../target.ts';
 import { keepAlive, untilNextLookMs } from './heartbeat.ts';
 import { noteCatalog } from './catalog.ts';
 import { addressUrl, NO_WORDS, noteAbsence, raisedPrice, viewRental } from './load.ts';
-import { describeProbe } from './start.ts';
+import { describeProbe, describeReady } from './start.ts';
 import { drainInstance, endInstance, finish, type RentalStep, type Step } from './step.ts';
 
 /** A machine that does not answer is looked at more often than one that does. */
@@ -117,7 +117,7 @@ async function judge(step: Step, link: Link, seen: Probe, manner: Manner): Promi
     if (pulse === 'hopeless' && instance.status === 'ready')
       return drainInstance(step, 'heartbeat_lost', 'ComfyUI answers, but takes no files.');
     const update: InstanceUpdate = {
-      message: manner.message ?? describeProbe(seen),
+      message: manner.message ?? describeReady(step, seen),
       unreachable_since: null,
       stuck_prompt_id: null,
       comfyui_version: seen.version,

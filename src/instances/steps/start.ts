@@ -21,6 +21,8 @@ import {
   type Step,
 } from './step.ts';
 
+type ReadyProbe = Extract<Probe, { kind: 'ready' }>;
+
 /** One good answer may come from a server that is about to restart, so two in a row are asked for. */
 const CHECKS_FOR_READY = 2;
 const SECOND_CHECK_MS = 250;
@@ -72,6 +74,13 @@ export function describeProbe(seen: Probe): string {
     default:
       return seen.detail;
   }
+}
+
+/** What a ready ComfyUI is, for a person: on a rented machine it should be the version that the settings pin. */
+export function describeReady({ rental, deps }: Step, seen: ReadyProbe): string {
+  const pinned = rental === null ? null : (deps.provider?.comfyUiVersion ?? null);
+  if (pinned === null || pinned === seen.version) return describeProbe(seen);
+  return `ComfyUI ${seen.version} answers, and not ${pinned} as VAST_IMAGE_TAG says.`;
 }
 
 /** Pins the certificate on first contact, makes sure that the door is closed to others, then tries our key. */
@@ -144,7 +153,7 @@ async function followAddress(step: RentalStep, url: string): Promise<void> {
   });
 }
 
-async function countCheck(step: Step, link: Link, seen: Extract<Probe, { kind: 'ready' }>): Promise<void> {
+async function countCheck(step: Step, link: Link, seen: ReadyProbe): Promise<void> {
   const passed = step.instance.checks_passed + 1;
   if (passed < CHECKS_FOR_READY) {
     return finish(step, { checks_passed: passed, message: describeProbe(seen) }, SECOND_CHECK_MS);
@@ -158,18 +167,20 @@ async function countCheck(step: Step, link: Link, seen: Extract<Probe, { kind: '
   await noteCatalog(step, link, seen.version);
 }
 
-async function becomeReady(step: Step, seen: Extract<Probe, { kind: 'ready' }>): Promise<void> {
+async function becomeReady(step: Step, seen: ReadyProbe): Promise<void> {
   const { instance, rental, now } = step;
+  const message = describeReady(step, seen);
   const update: InstanceUpdate = {
     status: 'ready',
     ready_at: instance.ready_at ?? now,
     comfyui_version: seen.version,
-    message: describeProbe(seen),
+    message,
     unreachable_since: null,
     ...leavePhases(instance, now),
     ...(rental === null ? hardwareOf(instance, seen) : {}),
   };
-  step.log.info({ comfyuiVersion: seen.version }, 'the instance is ready');
+  const level = message === describeProbe(seen) ? 'info' : 'warn';
+  step.log[level]({ comfyuiVersion: seen.version, message }, 'the instance is ready');
   await finish(step, update, untilNextLookMs(step), async (trx) => {
     if (rental !== null) {
       if (rental.ready_at === null) await noteReady(trx, rental, now);
@@ -184,7 +195,7 @@ async function becomeReady(step: Step, seen: Extract<Probe, { kind: 'ready' }>):
 }
 
 /** What a static server says of its own hardware; nobody else can tell. */
-function hardwareOf(instance: InstanceRow, { devices }: Extract<Probe, { kind: 'ready' }>): InstanceUpdate {
+function hardwareOf(instance: InstanceRow, { devices }: ReadyProbe): InstanceUpdate {
   const first = devices[0];
   if (first === undefined) return {};
   return {
