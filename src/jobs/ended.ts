@@ -3,7 +3,7 @@ import type { Kysely } from 'kysely';
 import type { Tables } from '../database/tables.ts';
 import { batched } from '../support/batched.ts';
 import type { JobDeps } from './deps.ts';
-import { watchJob } from './events.ts';
+import { watchEnd } from './events.ts';
 import { isFinal, type JobStatus } from './job.ts';
 import { createWake } from '../support/wake.ts';
 
@@ -16,7 +16,7 @@ export function createWhenEnded({ db, notifications }: Pick<JobDeps, 'db' | 'not
   return async (jobId, limitMs, signal) => {
     const deadline = performance.now() + limitMs;
     const wake = createWake();
-    const unwatch = watchJob(notifications, jobId, () => wake.now());
+    const unwatch = watchEnd(notifications, jobId, () => wake.now());
     try {
       for (;;) {
         const status = await statusOf(jobId);

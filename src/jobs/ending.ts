@@ -3,7 +3,7 @@ import { sql, type Transaction } from 'kysely';
 import type { Queues } from '../database/queues.ts';
 import type { Tables } from '../database/tables.ts';
 import { recordDeliveries } from '../webhooks/record.ts';
-import { announcement, type StatusData } from './events.ts';
+import { endAnnouncement, type StatusData } from './events.ts';
 import { jobStatusesBefore, type FinalStatus, type JobError } from './job.ts';
 
 export interface JobEnd {
@@ -36,7 +36,7 @@ export async function endJobs(
       insert into job_events (job_id, type, data)
       select id, 'status', ${JSON.stringify(event)}::jsonb || jsonb_build_object('attempt', attempt) from ended
     )
-    select id, webhook_url as "webhookUrl", ${announcement(sql`id`)} from ended`.execute(trx);
+    select id, webhook_url as "webhookUrl", ${endAnnouncement(sql`id`)} from ended`.execute(trx);
   await recordDeliveries(trx, queues, ended, `job.${status}`, now);
   return ended.map(({ id }) => id);
 }

@@ -6,9 +6,10 @@ import type { Tables } from '../database/tables.ts';
 import type { JobError, JobStatus } from './job.ts';
 import { storable } from './json-value.ts';
 
-/** The channels; the payload is the id of the job. Whoever runs a job wants to hear that it should stop, but not of his own progress. */
+/** The channels; the payload is the id of the job. Whoever runs a job wants to hear that it should stop, but not of his own progress; whoever waits for its end, of nothing before. */
 const CHANGES = 'jobs';
 const STOPS = 'job_stops';
+const ENDS = 'job_ends';
 const PREVIEWS = 'job_previews';
 
 /** A change of the status. It says nothing of an instance on its way: one comes and goes without a change of the job. */
@@ -72,8 +73,13 @@ export async function appendEvents(
 }
 
 /** What a statement that changes jobs selects, to tell whoever watches one of them. */
-export function announcement(jobId: RawBuilder<unknown>) {
+function announcement(jobId: RawBuilder<unknown>) {
   return sql`pg_notify(${sql.lit(CHANGES)}, ${jobId}::text)`;
+}
+
+/** What a statement that ends jobs selects, to tell whoever watches one of them or waits for its end. */
+export function endAnnouncement(jobId: RawBuilder<unknown>) {
+  return sql`${announcement(jobId)}, pg_notify(${sql.lit(ENDS)}, ${jobId}::text)`;
 }
 
 /** Tells whoever watches the job, in every replica, to look at it. */
@@ -95,6 +101,11 @@ export async function announceStop(executor: Executor, jobId: string): Promise<v
 /** Calls `listener` when something about the job may have changed, until the returned function is called. */
 export function watchJob(notifications: Notifications, jobId: string, listener: () => void): () => void {
   return notifications.subscribe(CHANGES, listener, jobId);
+}
+
+/** Calls `listener` when the job may have ended, until the returned function is called. */
+export function watchEnd(notifications: Notifications, jobId: string, listener: () => void): () => void {
+  return notifications.subscribe(ENDS, listener, jobId);
 }
 
 /** Calls `listener` when the job may have to stop, until the returned function is called. */

@@ -6,6 +6,7 @@ import { afterAll, beforeAll, describe, expect, it, onTestFinished } from 'vites
 import { z } from 'zod';
 import type { Assets } from '../../src/assets/service.ts';
 import type { App } from '../../src/http/server.ts';
+import { announceJob } from '../../src/jobs/events.ts';
 import { formAsBody } from '../../src/jobs/form.ts';
 import { jobRoutes } from '../../src/jobs/routes.ts';
 import { createJobs } from '../../src/jobs/service.ts';
@@ -430,14 +431,22 @@ describe('the filters of GET /jobs', () => {
 describe('Prefer: wait', () => {
   const waiting = (seconds: number) => ({ headers: { prefer: `wait=${seconds}` } });
 
-  /** The routes in another app, where at most 1 s is waited, and how many wait there for news of a job. */
-  async function startWaitingRoom() {
+  /** The routes in another app, where at most 1 s is waited unless told; how many wait there for news of a job, and what they ask. */
+  async function startWaitingRoom(maxSeconds = 1) {
     let watchers = 0;
-    const { notifications, config } = bench.deps;
+    let queries = 0;
+    const { db, notifications, config } = bench.deps;
     const jobs = createJobs({
       ...bench.deps,
+      db: db.withPlugin({
+        transformQuery({ node }) {
+          queries += 1;
+          return node;
+        },
+        transformResult: async ({ result }) => result,
+      }),
       nodes: createKnownNodes({ ...bench.deps, canRent: false }),
-      config: { ...config, PREFER_WAIT_MAX_SECONDS: 1 },
+      config: { ...config, PREFER_WAIT_MAX_SECONDS: maxSeconds },
       notifications: {
         ...notifications,
         subscribe(...subscription) {
@@ -454,7 +463,7 @@ describe('Prefer: wait', () => {
       routes: [jobRoutes({ jobs, assets: bench.deps.assets })],
     });
     const address = await room.app.listen({ host: '127.0.0.1', port: 0 });
-    return { address, close: () => room.app.close(), watchers: () => watchers };
+    return { address, close: () => room.app.close(), watchers: () => watchers, queries: () => queries };
   }
 
   it('answers a look at a job when it has ended', async () => {
@@ -499,6 +508,18 @@ describe('Prefer: wait', () => {
     expect(room.watchers()).toBe(0);
     await room.close();
     await bench.jobs.cancel(id);
+  });
+
+  it('looks again when the job has ended, and not at each of its changes', async () => {
+    const room = await startWaitingRoom(50);
+    const id = await bench.submit(fresh(emptyImage));
+    const answer = call(`/jobs/${id}`, waiting(50), room.address);
+    await expect.poll(room.watchers).toBe(1);
+    for (let change = 0; change < 50; change += 1) await announceJob(bench.deps.db, id);
+    await bench.run(id);
+    expect((await answer).body.status).toBe('succeeded');
+    expect(room.queries()).toBeLessThan(15);
+    await room.close();
   });
 
   it('leaves nothing behind when the caller goes', async () => {
