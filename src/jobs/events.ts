@@ -6,7 +6,10 @@ import type { Tables } from '../database/tables.ts';
 import type { JobError, JobStatus } from './job.ts';
 import { storable } from './json-value.ts';
 
-/** The channels; the payload is the id of the job. Whoever runs a job wants to hear that it should stop, but not of his own progress; whoever waits for its end, of nothing before. */
+/**
+ * The channels; the payload is the id of the job. Whoever runs a job wants to hear that it should stop, but not of his own progress;
+ * whoever waits for its end, of nothing before.
+ */
 const CHANGES = 'jobs';
 const STOPS = 'job_stops';
 const ENDS = 'job_ends';

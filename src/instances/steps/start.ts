@@ -76,11 +76,16 @@ export function describeProbe(seen: Probe): string {
   }
 }
 
-/** What a ready ComfyUI is, for a person: on a rented machine it should be the version that the settings pin. */
-export function describeReady({ rental, deps }: Step, seen: ReadyProbe): string {
+/** What a probe found that found ComfyUI ready, for a person. */
+export function describeReady(step: Step, seen: ReadyProbe): string {
+  return versionWarning(step, seen) ?? describeProbe(seen);
+}
+
+/** In words, when a rented machine runs another ComfyUI than the settings pin; otherwise null. */
+function versionWarning({ rental, deps }: Step, { version }: ReadyProbe): string | null {
   const pinned = rental === null ? null : (deps.provider?.comfyUiVersion ?? null);
-  if (pinned === null || pinned === seen.version) return describeProbe(seen);
-  return `ComfyUI ${seen.version} answers, and not ${pinned} as VAST_IMAGE_TAG says.`;
+  if (pinned === null || pinned === version) return null;
+  return `ComfyUI ${version} answers, and not ${pinned} as VAST_IMAGE_TAG says.`;
 }
 
 /** Pins the certificate on first contact, makes sure that the door is closed to others, then tries our key. */
@@ -169,18 +174,20 @@ async function countCheck(step: Step, link: Link, seen: ReadyProbe): Promise<voi
 
 async function becomeReady(step: Step, seen: ReadyProbe): Promise<void> {
   const { instance, rental, now } = step;
-  const message = describeReady(step, seen);
+  const warning = versionWarning(step, seen);
   const update: InstanceUpdate = {
     status: 'ready',
     ready_at: instance.ready_at ?? now,
     comfyui_version: seen.version,
-    message,
+    message: describeReady(step, seen),
     unreachable_since: null,
     ...leavePhases(instance, now),
     ...(rental === null ? hardwareOf(instance, seen) : {}),
   };
-  const level = message === describeProbe(seen) ? 'info' : 'warn';
-  step.log[level]({ comfyuiVersion: seen.version, message }, 'the instance is ready');
+  step.log[warning === null ? 'info' : 'warn'](
+    { comfyuiVersion: seen.version, warning },
+    'the instance is ready',
+  );
   await finish(step, update, untilNextLookMs(step), async (trx) => {
     if (rental !== null) {
       if (rental.ready_at === null) await noteReady(trx, rental, now);
