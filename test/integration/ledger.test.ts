@@ -1,12 +1,13 @@
 // The books in the database, read while they are written.
 import { sql, type Transaction } from 'kysely';
 import { v7 as uuid } from 'uuid';
-import { afterAll, beforeAll, expect, it, vi } from 'vitest';
+import { afterAll, beforeAll, expect, it } from 'vitest';
 import type { Tables } from '../../src/database/tables.ts';
 import { spentSince } from '../../src/fleet/ledger.ts';
 import { startOfDay } from '../../src/fleet/limits.ts';
 import { createTestDatabase, openDatabase, type TestDatabase } from '../support/database.ts';
 import { offer } from '../support/offers.ts';
+import { intendedRental } from '../support/rentals.ts';
 
 const HOUR_MS = 3_600_000;
 const now = new Date(Date.UTC(2026, 0, 15, 13));
@@ -23,29 +24,17 @@ afterAll(() => open.stop());
 async function addRentalThatIsGone(): Promise<string> {
   const { db } = open.database;
   const instanceId = uuid();
-  const id = uuid();
+  const rental = intendedRental(instanceId, offer({ pricePerHourUsd: 2, storagePricePerHourUsd: 0 }));
+  const times = { create_sent_at: before(2), confirmed_at: before(2), gone_at: before(1) };
   await db
     .insertInto('instances')
     .values({ id: instanceId, provider: 'vast', status: 'terminated' })
     .execute();
   await db
     .insertInto('rentals')
-    .values({
-      id,
-      instance_id: instanceId,
-      number: 1,
-      status: 'gone',
-      label: id,
-      offer: JSON.stringify(offer({ pricePerHourUsd: 2, storagePricePerHourUsd: 0 })),
-      machine_id: '1',
-      price_per_hour_usd: 2,
-      secret: 'x'.repeat(43),
-      create_sent_at: before(2),
-      confirmed_at: before(2),
-      gone_at: before(1),
-    })
+    .values({ ...rental, ...times, status: 'gone' })
     .execute();
-  return id;
+  return rental.id;
 }
 
 /** As the ledger does it for a rental that is gone. */
@@ -79,7 +68,7 @@ it('counts a rental once whose books are closed in the middle of the counting', 
       // The rows of the books can be read meanwhile, those of open rentals only after this.
       await sql`lock table attempts in access exclusive mode`.execute(trx);
       const pending = spentSince(db, startOfDay(now), now);
-      await vi.waitUntil(() => isWaited(trx));
+      await expect.poll(() => isWaited(trx)).toBe(true);
       await closeBooks(trx, id);
       return { pending };
     });

@@ -15,6 +15,7 @@ import type { JobCost } from '../../src/jobs/cost.ts';
 import { instantPhases, startVastDouble, type OfferSpec, type VastDouble } from '../doubles/vast/index.ts';
 import { createTestDatabase, openDatabase } from '../support/database.ts';
 import { offer } from '../support/offers.ts';
+import { intendedRental } from '../support/rentals.ts';
 import { startTestService, type TestService } from '../support/service.ts';
 import { emptyImage } from '../support/workflows.ts';
 
@@ -454,20 +455,7 @@ describe('two replicas', () => {
           const terms = { expiresAt: new Date(Date.now() + 3_600_000), maxPricePerHourUsd: 1 };
           const chosen = offer({ pricePerHourUsd: 0.4 });
           if (isObstacle(await budget.reserve(trx, async () => [chosen], terms))) return 'refused';
-          await trx
-            .insertInto('rentals')
-            .values({
-              id: uuid(),
-              instance_id: instanceId,
-              number: 1,
-              status: 'intended',
-              label: instanceId,
-              offer: JSON.stringify(chosen),
-              machine_id: chosen.machineId,
-              price_per_hour_usd: chosen.pricePerHourUsd,
-              secret: 'x'.repeat(43),
-            })
-            .execute();
+          await trx.insertInto('rentals').values(intendedRental(instanceId, chosen)).execute();
           return 'rented';
         });
       }
