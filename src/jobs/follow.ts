@@ -29,7 +29,8 @@ export async function follow(
   let absentLooks = 0;
   for (;;) {
     const state = await refresh(run);
-    const stop = stopOf(state, run.deps.clock.now());
+    const due = stopOf(state, run.deps.clock.now());
+    const stop = certainStop(run, due);
     // An interrupt may come too early or too late to have an effect, so it is repeated until there is one.
     if (stop !== null) await askToStop(run, client);
     const place = await client.locate(promptId, run.signal);
@@ -41,20 +42,29 @@ export async function follow(
       case 'absent':
         // A prompt that is canceled before it starts leaves no history.
         if (stop !== null) throw new AttemptEnd(verdictOfStop(stop, state, true));
-        if (absentLooks >= LOOKS_UNTIL_LOST) throw new AttemptEnd(forgotten());
-        break;
+        if (absentLooks < LOOKS_UNTIL_LOST) break;
+        throw new AttemptEnd(due === null ? forgotten() : verdictOfStop(due, state, true));
       case 'running':
         run.progress.enter('executing');
-        if (state.startedAt === null) await updateAttempt(run, { started_at: run.deps.clock.now() });
+        // One that was told to stop for having waited too long did not begin in time.
+        if (state.startedAt === null && stop === null)
+          await updateAttempt(run, { started_at: run.deps.clock.now() });
         break;
       case 'pending':
         run.progress.enter('waiting');
         stall.look(place.idle);
-        break;
+        if (due === stop) break;
+        run.waitedInVain = true;
+        continue;
     }
     endUnconfirmed(run, stop);
     await hints.wait({ stopping: stop !== null });
   }
+}
+
+/** What is due, unless only a look can tell: a prompt may have begun since it was last seen in line, when nobody could look. */
+export function certainStop(run: Run, due: Stop | null): Stop | null {
+  return due?.because === 'wait_limit' && !run.waitedInVain ? null : due;
 }
 
 /** Whether it helped is seen later, also where the call itself failed. */

@@ -53,6 +53,8 @@ export interface Run {
   finished: boolean;
   /** The prompt has succeeded, whatever the record says yet: from here on no limit ends the attempt. */
   collecting: boolean;
+  /** The prompt was seen in line when its wait limit had passed: it is told to stop, also where it begins before it hears of that. */
+  waitedInVain: boolean;
   /** ComfyUI neither runs nor ends the prompt, so its instance must take no more. */
   wedged: boolean;
 }
@@ -102,6 +104,7 @@ export async function openRun(deps: RunDeps, ref: AttemptRef, signal: AbortSigna
     freesMemory: attempt > 1 && (await followsFailure(deps, ref, attempt)),
     finished: false,
     collecting: false,
+    waitedInVain: false,
     wedged: false,
   };
 }

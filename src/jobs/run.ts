@@ -9,7 +9,7 @@ import { backoffMs } from '../support/backoff.ts';
 import { endAttempt, type AttemptRef } from './attempt.ts';
 import { collect } from './collect.ts';
 import type { RunDeps } from './deps.ts';
-import { endUnconfirmed, follow, type Finished } from './follow.ts';
+import { certainStop, endUnconfirmed, follow, type Finished } from './follow.ts';
 import { failureOf } from './failure.ts';
 import { watchPrompt } from './hints.ts';
 import { beginCollecting } from './placement.ts';
@@ -226,16 +226,16 @@ async function askForCheck({ deps, ref }: Run): Promise<void> {
 
 /** Whoever looks after a rented machine ends it, and with it the attempt. This is for what nobody ends, and for jobs that should stop. */
 async function giveUp(run: Run, unreachableMs: number, error: unknown): Promise<Verdict | null> {
-  const stop = stopOf(run.state, run.deps.clock.now());
+  const due = stopOf(run.state, run.deps.clock.now());
   try {
-    endUnconfirmed(run, stop);
+    endUnconfirmed(run, certainStop(run, due));
   } catch (end) {
     if (end instanceof AttemptEnd) return end.verdict;
     throw end;
   }
   if (unreachableMs < run.timing.unreachableMs) return null;
   // What should have ended is not begun once more.
-  if (stop !== null) return verdictOfStop(stop, run.state, false);
+  if (due !== null) return verdictOfStop(due, run.state, false);
   if (await isVerdictDue(run.deps.db, run.ref.instanceId)) return null;
   const trouble = isOutOfReach(error) ? 'been out of reach' : 'given no usable answer';
   const reason = `Its instance has ${trouble} for ${Math.round(unreachableMs / 1000)} s. ${messageOf(error)}`;

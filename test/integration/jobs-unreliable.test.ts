@@ -66,6 +66,44 @@ describe('an unreliable instance', () => {
     expect(counted('executionsStarted')).toBe(1);
   });
 
+  it('may be out of reach while a prompt begins and its wait limit passes: it goes on', async () => {
+    bench.double.knobs.hangingNode = '1';
+    const id = await bench.submit(fresh(emptyImage), { waitLimitSeconds: 0.3 });
+    fault('GET /queue', 'drop-before');
+    const running = bench.run(id);
+    await expect.poll(() => counted('executionsStarted')).toBe(1);
+    const { submittedAt } = (await bench.job(id)).attempts[0] ?? {};
+    await expect.poll(() => Date.now() - Date.parse(submittedAt ?? '')).toBeGreaterThan(400);
+    expect((await bench.job(id)).attempts).toMatchObject([{ startedAt: null }]);
+    bench.double.knobs.requestFaults = [];
+    await bench.jobWhen(id, executing);
+    bench.double.knobs.hangingNode = null;
+    expect(await running).toMatchObject({ status: 'succeeded', attempts: [{ number: 1 }] });
+    expect([counted('executionsStarted'), requests('POST /api/jobs/{id}/cancel')]).toEqual([1, 0]);
+  });
+
+  it('may begin a prompt that is told to stop because it has waited too long: it is not begun once more', async () => {
+    Object.assign(bench.double.knobs, { hangingNode: '1', frameMs: 10 });
+    const first = await bench.submit(fresh(emptyImage));
+    const holding = bench.run(first);
+    await bench.jobWhen(first, executing);
+    const late = await bench.submit(fresh(slowFrames), { waitLimitSeconds: 0.2 });
+    fault('POST /api/jobs/{id}/cancel', 'status', { status: 500 });
+    const running = bench.run(late);
+    await expect.poll(() => requests('POST /api/jobs/{id}/cancel')).toBeGreaterThan(0);
+    bench.double.knobs.hangingNode = null;
+    await expect.poll(() => counted('executionsStarted')).toBe(2);
+    const seen = requests('GET /queue');
+    await expect.poll(() => requests('GET /queue')).toBeGreaterThan(seen + 1);
+    bench.double.knobs.requestFaults = [];
+    expect(await holding).toMatchObject({ status: 'succeeded' });
+    expect(await running).toMatchObject({
+      status: 'failed',
+      error: { code: 'wait_limit' },
+      attempts: [{ number: 1 }],
+    });
+  });
+
   it('may fall silent over a job that is past its time limit: it is not begun again', async () => {
     bench.double.knobs.itemMs = 100;
     const id = await bench.submit(fresh(slowList), { timeLimitSeconds: 1 });
