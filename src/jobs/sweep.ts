@@ -92,17 +92,23 @@ async function endStrandedAttempts(deps: SweepDeps): Promise<void> {
   }
 }
 
-/** Attempts far beyond what their job allows, whatever keeps them from ending. */
+/** Attempts far beyond what their job allows, whatever keeps them from ending. One that has executed has as long again for its results. */
 async function endOverdueAttempts(deps: SweepDeps): Promise<void> {
   const overdue = await currentAttempts(deps.db)
+    .select('jobs.status as jobStatus')
     .where(
-      sql<boolean>`coalesce(attempts.started_at, attempts.created_at + jobs.wait_limit_ms * interval '1 ms')
-        + (jobs.time_limit_ms + ${GRACE_MS}) * interval '1 ms' <= ${deps.clock.now()}`,
+      sql<boolean>`coalesce(
+          attempts.executed_at, attempts.started_at, attempts.created_at + jobs.wait_limit_ms * interval '1 ms'
+        ) + (jobs.time_limit_ms + ${GRACE_MS}) * interval '1 ms' <= ${deps.clock.now()}`,
     )
     .execute();
-  for (const attempt of overdue) {
+  for (const { jobStatus, ...attempt } of overdue) {
     const detail = 'The job did not end although all its limits had passed, and was given up.';
-    await end(deps, attempt, { kind: 'failed', error: { code: 'time_limit', detail } });
+    const verdict: Verdict =
+      jobStatus === 'canceling'
+        ? { kind: 'canceled', reason: detail }
+        : { kind: 'failed', error: { code: 'time_limit', detail } };
+    await end(deps, attempt, verdict);
   }
 }
 

@@ -426,4 +426,25 @@ describe('the sweep', () => {
     await sweepJobs(bench.deps);
     expect(await bench.job(id)).toMatchObject({ status: 'failed', error: { code: 'time_limit' } });
   });
+
+  it('gives what has executed as long again for its results, and cancels what was to be canceled', async () => {
+    await bench.addInstance();
+    const [collecting, canceled] = [
+      await bench.submit(emptyImage, { timeLimitSeconds: 60 }),
+      await bench.submit(emptyImage, { timeLimitSeconds: 60 }),
+    ];
+    await bench.dispatch();
+    await bench.database.db
+      .updateTable('attempts')
+      .set({ started_at: agoMs(60_000 + 3_601_000) })
+      .execute();
+    await bench.database.db
+      .updateTable('attempts')
+      .set({ status: 'collecting', executed_at: agoMs(60_000) })
+      .where('job_id', '=', collecting)
+      .execute();
+    await bench.jobs.cancel(canceled);
+    await sweepJobs(bench.deps);
+    expect([await statusOf(collecting), await statusOf(canceled)]).toEqual(['running', 'canceled']);
+  });
 });
