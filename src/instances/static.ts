@@ -1,9 +1,9 @@
 // Instances that nobody rents: one for each ComfyUI server named in the settings.
-import type { Kysely } from 'kysely';
+import type { Kysely, Transaction } from 'kysely';
 import { v7 as uuid } from 'uuid';
 import type { Queues } from '../database/queues.ts';
-import type { Tables } from '../database/tables.ts';
-import { closeSlots } from '../jobs/placement.ts';
+import type { InstanceRow, Tables } from '../database/tables.ts';
+import { beginEnding } from './ending.ts';
 import { wakeInstance } from './records.ts';
 
 /** Makes an instance for each URL that has none, and ends those whose URL is no longer in the settings. */
@@ -14,12 +14,7 @@ export async function syncStaticInstances(
   maxAttempts: number,
 ): Promise<void> {
   await db.transaction().execute(async (trx) => {
-    const known = await trx
-      .selectFrom('instances')
-      .select(['id', 'static_url', 'status'])
-      .where('provider', '=', 'static')
-      .where('status', 'not in', ['terminating', 'terminated'])
-      .execute();
+    const known = await lockStaticInstances(trx);
     for (const url of urls) {
       if (known.some((instance) => instance.static_url === url)) continue;
       const id = uuid();
@@ -33,19 +28,26 @@ export async function syncStaticInstances(
     }
     for (const instance of known) {
       if (instance.static_url !== null && urls.includes(instance.static_url)) continue;
-      await trx
-        .updateTable('instances')
-        .set({ status: 'terminating', phase: null, pending_reason: 'removed_from_settings' })
-        .where('id', '=', instance.id)
-        .execute();
-      await closeSlots(
-        trx,
-        queues,
-        instance.id,
-        'Its ComfyUI server was removed from the settings.',
+      await beginEnding(trx, queues, instance, {
+        drain: false,
+        reason: 'removed_from_settings',
+        detail: null,
+        jobReason: 'Its ComfyUI server was removed from the settings.',
         maxAttempts,
-      );
-      await wakeInstance(trx, queues, instance.id);
+        now: new Date(),
+      });
     }
   });
+}
+
+/** Those that are not ending; in one order, so that replicas which start together wait for each other rather than for ever. */
+function lockStaticInstances(trx: Transaction<Tables>): Promise<InstanceRow[]> {
+  return trx
+    .selectFrom('instances')
+    .selectAll()
+    .where('provider', '=', 'static')
+    .where('status', 'not in', ['terminating', 'terminated'])
+    .orderBy('id')
+    .forUpdate()
+    .execute();
 }
