@@ -45,13 +45,15 @@ const machineFaults = new Set<TerminationReason>([
 const imageFault =
   /manifest\b.*\b(unknown|not found)|pull access denied|repository does not exist|unauthorized/i;
 
-/** Whether the end of a rental says something about its machine. */
+/** Whether the end of a rental says something about its machine. `mayHaveEndedItself`: as its dead-man switch was told to. */
 export function isMachineFault(
   reason: TerminationReason,
   evidence: string,
   rental: Pick<RentalRow, 'ready_at'>,
+  mayHaveEndedItself: boolean,
 ): boolean {
   if (!machineFaults.has(reason)) return false;
+  if (reason === 'lost') return !mayHaveEndedItself;
   // vast.ai stops whatever runs when the account has no credit left.
   if (reason === 'stopped_by_provider') return rental.ready_at === null;
   return reason !== 'image_pull_failed' || !imageFault.test(evidence);

@@ -195,6 +195,9 @@ describe('a rented machine', () => {
       terminationReason: 'lost',
       terminationDetail: expect.stringContaining('destroyed itself') as string,
     });
+    // It did as it was told, so its machine has not failed.
+    const machines = await db.selectFrom('machines').select(['successes', 'failures']).execute();
+    expect(machines).toEqual([{ successes: 1, failures: 0 }]);
   });
 });
 

@@ -57,24 +57,29 @@ describe('the cooldown', () => {
 
 describe('a failure counts against the machine', () => {
   it.each([
-    ['loading_timeout', '', never, true],
-    ['unreachable', '', never, true],
-    ['exited', '', once, true],
-    ['lost', '', once, true],
-    ['image_pull_failed', 'unexpected EOF', never, true],
-    ['image_pull_failed', 'no space left on device', never, true],
-    ['image_pull_failed', 'manifest for vastai/comfy:nope not found: manifest unknown', never, false],
-    ['image_pull_failed', 'pull access denied for nobody/nothing', never, false],
-    ['stopped_by_provider', '', never, true],
-    ['stopped_by_provider', '', once, false],
-    ['outbid', '', once, false],
-    ['requested', '', once, false],
-    ['insufficient_credit', '', never, false],
-    ['price_raised', '', once, false],
-    ['idle', '', once, false],
-  ] as const)('%s (%s): %o → %s', (reason, evidence, rental, counts) => {
-    expect(isMachineFault(reason, evidence, rental)).toBe(counts);
-  });
+    ['loading_timeout', '', never, false, true],
+    ['unreachable', '', never, false, true],
+    ['exited', '', once, false, true],
+    ['lost', '', once, false, true],
+    ['lost', 'It has probably destroyed itself.', once, true, false],
+    ['exited', '', once, true, true],
+    ['image_pull_failed', 'unexpected EOF', never, false, true],
+    ['image_pull_failed', 'no space left on device', never, false, true],
+    ['image_pull_failed', 'manifest for vastai/comfy:nope not found: manifest unknown', never, false, false],
+    ['image_pull_failed', 'pull access denied for nobody/nothing', never, false, false],
+    ['stopped_by_provider', '', never, false, true],
+    ['stopped_by_provider', '', once, false, false],
+    ['outbid', '', once, false, false],
+    ['requested', '', once, false, false],
+    ['insufficient_credit', '', never, false, false],
+    ['price_raised', '', once, false, false],
+    ['idle', '', once, false, false],
+  ] as const)(
+    '%s (%s): %o, ended by itself: %s → %s',
+    (reason, evidence, rental, mayHaveEndedItself, counts) => {
+      expect(isMachineFault(reason, evidence, rental, mayHaveEndedItself)).toBe(counts);
+    },
+  );
 });
 
 describe('the ranking', () => {

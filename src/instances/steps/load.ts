@@ -1,5 +1,6 @@
 // Loading: waits until the provider says that the machine runs and where it is.
 import { priceChange } from '../cost.ts';
+import { fatalSilenceSince } from '../dead-man.ts';
 import { noteLoaded } from '../machines.ts';
 import type { MachineAddress, ProviderInstance } from '../provider.ts';
 import { enterPhase, stillOwned } from '../records.ts';
@@ -62,11 +63,11 @@ export async function viewRental(step: RentalStep): Promise<ProviderInstance | '
 
 /** Notes that no view of the provider shows the machine; fatal when it lasts. */
 export async function noteAbsence(step: RentalStep): Promise<void> {
-  const { heartbeat_at: beat, dead_man_seconds: limit } = step.rental;
+  const silentSince = fatalSilenceSince(step.rental, step.deps.config, step.now);
   const hint =
-    beat !== null && limit !== null && step.now.getTime() - beat.getTime() > limit * 1000
-      ? ` Its last sign of life from here was at ${beat.toISOString()}, so it has probably destroyed itself.`
-      : '';
+    silentSince === null
+      ? ''
+      : ` It has had no sign of life from here since ${silentSince.toISOString()}, so it has probably destroyed itself.`;
   await noteTrouble(step, 'absent', 'lost', `The provider does not show the machine any more.${hint}`);
 }
 

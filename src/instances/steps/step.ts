@@ -7,6 +7,7 @@ import type { InstanceRow, RentalRow, Tables } from '../../database/tables.ts';
 import { closeSlots } from '../../jobs/placement.ts';
 import type { Clock } from '../../support/clock.ts';
 import type { Budget } from '../budget.ts';
+import { fatalSilenceSince } from '../dead-man.ts';
 import { terminationReasons, type TerminationReason, type Trouble } from '../instance.ts';
 import { isMachineFault, noteFailure } from '../machines.ts';
 import type { Provider } from '../provider.ts';
@@ -181,7 +182,8 @@ async function markDestroying(
     .where('id', '=', step.rental.id)
     .where('status', '=', 'active')
     .executeTakeFirst();
-  if (numUpdatedRows > 0n && isMachineFault(reason, evidence, step.rental)) {
+  const mayHaveEndedItself = fatalSilenceSince(step.rental, step.deps.config, step.now) !== null;
+  if (numUpdatedRows > 0n && isMachineFault(reason, evidence, step.rental, mayHaveEndedItself)) {
     await noteFailure(trx, step.rental, reason, step.now);
   }
 }
