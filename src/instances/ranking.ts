@@ -1,4 +1,5 @@
 // Which offer to take first: the one with the lowest expected cost to get going and work for an hour.
+import type { z } from 'zod';
 import type { MachineRow } from '../database/tables.ts';
 import type { HostMemory } from './machines.ts';
 import { requirementsSchema, type RequestedRequirements } from './requirements.ts';
@@ -76,10 +77,19 @@ export function machineOfOffer(publicId: string): string | undefined {
   return offerIdPattern.exec(publicId)?.[2];
 }
 
+/** Whether an id written as `publicOfferId` writes can be that of an offer: requirements allow no 0 GPUs and no 0 GB of disk. */
+export function isPossibleOfferId(publicId: string): boolean {
+  return requirementsSchema.safeParse(shapeOfOffer(publicId)).success;
+}
+
 /** What to search by for a machine that the caller has chosen already: its shape, and nothing that could leave it out. */
 export function requirementsOfOffer(publicId: string): RequestedRequirements {
+  return requirementsSchema.parse(shapeOfOffer(publicId));
+}
+
+function shapeOfOffer(publicId: string): z.input<typeof requirementsSchema> {
   const [, , , gpuCount, diskGb] = offerIdPattern.exec(publicId) ?? [];
-  return requirementsSchema.parse({
+  return {
     gpuCount: Number(gpuCount),
     diskGb: Number(diskGb),
     minVramGb: 1,
@@ -88,7 +98,7 @@ export function requirementsOfOffer(publicId: string): RequestedRequirements {
     minDownloadMbps: 0,
     minCuda: 11,
     verifiedOnly: false,
-  });
+  };
 }
 
 type Expectation = Pick<

@@ -11,7 +11,7 @@ import {
   terminationReasons,
 } from './instance.ts';
 import type { Offer, RejectedOffer } from './provider.ts';
-import { offerIdPattern, publicOfferId, type RankedOffer } from './ranking.ts';
+import { isPossibleOfferId, offerIdPattern, publicOfferId, type RankedOffer } from './ranking.ts';
 import { requirementsSchema, type RequestedRequirements } from './requirements.ts';
 import type { InstanceWithRentals } from './service.ts';
 
@@ -126,7 +126,8 @@ export const instanceRequestSchema = z
       .describe('What the machine must satisfy; `{}` takes the defaults'),
     offerId: z
       .string()
-      .regex(offerIdPattern, 'an id from GET /offers')
+      .regex(offerIdPattern, { error: 'an id from GET /offers', abort: true })
+      .refine(isPossibleOfferId, 'an id from GET /offers')
       .optional()
       .describe('One certain machine from `GET /offers`; no other is tried when it fails'),
     maxLifetimeHours: z

@@ -251,6 +251,36 @@ describe('renting an instance', () => {
     expect(vast.liveRentals()).toHaveLength(0);
   });
 
+  it('does not hold a machine to be gone that no view shows yet, however long its create has taken', async () => {
+    await start({}, { RENT_SETTLE_SECONDS: '1.5' });
+    vast.knobs.latencyMs = 1700;
+    // Longer than the test: only a destroy ends it.
+    vast.knobs.readLag = { byIdMs: 60_000, listMs: 60_000 };
+    vast.knobs.faults.destroy.push('noop');
+    const { id } = await rent();
+    await vast.until(() => vast.liveRentals().length === 1);
+    vast.knobs.latencyMs = 0;
+    await service.call(`/instances/${id}`, { method: 'DELETE' });
+    await service.until<Instance>(`/instances/${id}`, ({ status }) => status === 'terminated');
+    expect(vast.liveRentals()).toHaveLength(0);
+  });
+
+  it('bills a machine until its absence was seen, not until somebody began to look', async () => {
+    await start();
+    const { id } = await rent();
+    await service.until<Instance>(`/instances/${id}`, settled);
+    await service.call(`/instances/${id}`, { method: 'DELETE' });
+    await vast.until(() => vast.counters.calls.destroy === 1);
+    const before = vast.counters.calls.show;
+    vast.knobs.latencyMs = 600;
+    await vast.until(() => vast.counters.calls.show > before);
+    // Half of what the list takes that is asked for next.
+    const seenAt = Date.now() + 300;
+    vast.knobs.latencyMs = 600;
+    const gone = await service.until<Instance>(`/instances/${id}`, ({ status }) => status === 'terminated');
+    expect(Date.parse(gone.rentals[0]?.goneAt ?? '')).toBeGreaterThan(seenAt);
+  });
+
   it('keeps no machine from being destroyed while many instances wait for an answer to their search', async () => {
     await start({ creditUsd: 1000 }, roomy);
     const { id } = await rent();
@@ -372,6 +402,20 @@ describe('renting an instance', () => {
     expect(ready).toMatchObject({ status: 'ready', rentals: [{ status: 'active' }] });
   });
 
+  it('forgets that a port gave no answer once it only refuses: two such moments are not a long one', async () => {
+    const phases = { ...instantPhases, bootMs: 60_000 };
+    await start({ knobs: { phases } });
+    const { id } = await rent();
+    await service.until<Instance>(`/instances/${id}`, ({ phase }) => phase === 'starting');
+    const { db } = service.service.database;
+    // As if a look had found no answer.
+    const troubled = { trouble: 'timeout', trouble_since: new Date() } as const;
+    await db.updateTable('rentals').set(troubled).where('status', '=', 'active').execute();
+    await expect
+      .poll(() => db.selectFrom('rentals').select(['certificate_fingerprint', 'trouble']).execute())
+      .toEqual([{ certificate_fingerprint: null, trouble: null }]);
+  });
+
   it('gives up a ready instance that swallows connections, after its limit', async () => {
     await start({}, { UNREACHABLE_TIMEOUT_SECONDS: '1' });
     const { id } = await rent();
@@ -478,6 +522,11 @@ describe('requests for instances', () => {
       method: 'POST',
       json: { requirements: { diskGb: 1 } },
     });
+    for (const offerId of ['nonsense', '1.2.0x64', '1.2.9x64', '1.2.1x0', '1.2.1x99999'])
+      expect(await service.call<Problem>('/instances', { method: 'POST', json: { offerId } })).toMatchObject({
+        status: 400,
+        body: { code: 'invalid_request', field: 'offerId', detail: expect.stringContaining('GET /offers') },
+      });
     expect(low).toMatchObject({
       status: 400,
       body: { code: 'invalid_request', field: 'requirements.diskGb' },

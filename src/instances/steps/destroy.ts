@@ -118,13 +118,16 @@ async function isAbsent(step: RentalStep): Promise<boolean> {
   const listed = await provider.listAll(step.signal);
   if (listed.some(({ providerInstanceId }) => providerInstanceId === rental.provider_instance_id))
     return false;
-  const ageMs = now.getTime() - (rental.create_sent_at ?? rental.created_at).getTime();
-  return rental.seen_at !== null || ageMs >= deps.config.RENT_SETTLE_SECONDS * 1000;
+  // Not from the call: it may have waited for its turn, or for its answer, longer than the whole window.
+  const knownMs = now.getTime() - (rental.confirmed_at ?? rental.created_at).getTime();
+  return rental.seen_at !== null || knownMs >= deps.config.RENT_SETTLE_SECONDS * 1000;
 }
 
 /** Absence is confirmed: the rental costs nothing from now on. */
 async function close(step: RentalStep): Promise<void> {
-  const { instance, rental, now } = step;
+  const { instance, rental, deps } = step;
+  // The views may have taken long, and it was billed meanwhile.
+  const now = deps.clock.now();
   const update: InstanceUpdate =
     instance.status === 'provisioning'
       ? { ...enterPhase(instance, 'searching', rental.number, now), message: 'Looking for another machine.' }

@@ -112,17 +112,22 @@ async function knock(step: RentalStep): Promise<void> {
     const trouble = troubleOf(seen);
     if (trouble !== null)
       return await noteTrouble(step, trouble.trouble, trouble.reason, describeProbe(seen));
-    await lookAgain(step, describeProbe(seen), undefined, async (trx) => {
-      await trx
-        .updateTable('rentals')
-        .set({ trouble: null, trouble_since: null })
-        .where('id', '=', rental.id)
-        .where('trouble', 'is not', null)
-        .execute();
-    });
+    await waitOn(step, describeProbe(seen));
   } finally {
     await link.close();
   }
+}
+
+/** It is only not up yet: whatever trouble there was before has not lasted. */
+async function waitOn(step: RentalStep, message: string): Promise<void> {
+  await lookAgain(step, message, undefined, async (trx) => {
+    await trx
+      .updateTable('rentals')
+      .set({ trouble: null, trouble_since: null })
+      .where('id', '=', step.rental.id)
+      .where('trouble', 'is not', null)
+      .execute();
+  });
 }
 
 async function pinCertificate(step: RentalStep, url: string): Promise<void> {
@@ -139,7 +144,7 @@ async function pinCertificate(step: RentalStep, url: string): Promise<void> {
   } catch (error) {
     if (!(error instanceof LinkError)) throw error;
     if (error.kind === 'refused' || error.kind === 'reset')
-      return lookAgain(step, 'Nothing listens on its port yet.');
+      return waitOn(step, 'Nothing listens on its port yet.');
     if (error.kind === 'timeout')
       return noteTrouble(step, 'timeout', 'unreachable', 'Its port does not answer.');
     await noteTrouble(step, 'insecure', 'insecure', messageOf(error));
