@@ -519,10 +519,10 @@ describe('the service', () => {
         { number: 2, statusCode: 200 },
       ],
     });
-    expect(await service.call(`${path}/replay`, { method: 'POST' })).toMatchObject({
-      status: 202,
-      body: { status: 'pending' },
-    });
+    const replay = await service.call<Delivery>(`${path}/replay`, { method: 'POST' });
+    expect(replay.status).toBe(202);
+    // It may have arrived before the answer was written.
+    expect(['pending', 'delivered']).toContain(replay.body.status);
     expect((await receiver.got(3, '/late'))[2]).toEqual(first);
   });
 
