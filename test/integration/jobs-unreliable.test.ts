@@ -124,12 +124,14 @@ describe('an unreliable instance', () => {
   });
 
   it('may refuse to stop a prompt and still tell that it has ended', async () => {
-    bench.double.knobs.frameMs = 5;
+    bench.double.knobs.hangingNode = '1';
     fault('POST /api/jobs/{id}/cancel', 'status', { status: 500 });
-    const id = await bench.submit(fresh(slowFrames));
+    const id = await bench.submit(fresh(emptyImage));
     const running = bench.run(id);
     await bench.jobWhen(id, executing);
     await bench.jobs.cancel(id);
+    await expect.poll(() => requests('POST /api/jobs/{id}/cancel')).toBeGreaterThan(0);
+    bench.double.knobs.hangingNode = null;
     expect(await running).toMatchObject({
       status: 'canceled',
       attempts: [{ reason: 'It was canceled on request.' }],
