@@ -64,7 +64,7 @@ export async function follow(
 
 /** What is due, unless only a look can tell: a prompt may have begun since it was last seen in line, when nobody could look. */
 export function certainStop(run: Run, due: Stop | null): Stop | null {
-  return due?.because === 'wait_limit' && !run.waitedInVain ? null : due;
+  return due === 'wait_limit' && !run.waitedInVain ? null : due;
 }
 
 /** Whether it helped is seen later, also where the call itself failed. */
@@ -83,9 +83,11 @@ export function endUnconfirmed(run: Run, stop: Stop | null): void {
   const { clientId, attemptStatus } = run.state;
   if (clientId === null || attemptStatus === 'collecting')
     throw new AttemptEnd(verdictOfStop(stop, run.state, true));
-  const lasted = run.deps.clock.now().getTime() - stop.since.getTime();
+  const now = run.deps.clock.now();
+  run.stoppingSince ??= now;
+  const lasted = now.getTime() - run.stoppingSince.getTime();
   if (lasted < run.timing.confirmStopMs) return;
-  run.log.error({ because: stop.because, lasted }, 'ComfyUI does not stop a prompt; its slot is given free');
+  run.log.error({ because: stop, lasted }, 'ComfyUI does not stop a prompt; its slot is given free');
   run.wedged = true;
   throw new AttemptEnd(verdictOfStop(stop, run.state, false));
 }

@@ -14,7 +14,6 @@ import type { CollectedFile } from './verdict.ts';
 /** What decides the next move, as it was last read or written. */
 export interface RunState {
   jobStatus: JobStatus;
-  cancelRequestedAt: Date | null;
   timeLimitMs: number;
   waitLimitMs: number;
   attemptStatus: AttemptStatus;
@@ -55,6 +54,8 @@ export interface Run {
   collecting: boolean;
   /** The prompt was seen in line when its wait limit had passed: it is told to stop, also where it begins before it hears of that. */
   waitedInVain: boolean;
+  /** Since when ComfyUI has been told to stop the prompt: what was due before, nobody could tell it. */
+  stoppingSince: Date | null;
   /** ComfyUI neither runs nor ends the prompt, so its instance must take no more. */
   wedged: boolean;
 }
@@ -105,6 +106,7 @@ export async function openRun(deps: RunDeps, ref: AttemptRef, signal: AbortSigna
     finished: false,
     collecting: false,
     waitedInVain: false,
+    stoppingSince: null,
     wedged: false,
   };
 }
@@ -167,7 +169,6 @@ function stateOf({ db }: RunDeps, ref: AttemptRef) {
     )
     .select([
       'jobs.status as jobStatus',
-      'jobs.cancel_requested_at as cancelRequestedAt',
       'jobs.time_limit_ms as timeLimitMs',
       'jobs.wait_limit_ms as waitLimitMs',
       'attempts.status as attemptStatus',

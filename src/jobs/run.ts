@@ -138,7 +138,7 @@ async function freeMemory(run: Run, client: ComfyClient, signal: AbortSignal): P
 async function judge(run: Run, session: ComfySession, { entry, stop }: Finished): Promise<Verdict> {
   run.finished = true;
   const times = timesOf(run, entry);
-  if (entry.outcome === 'succeeded' && stop?.because !== 'canceled') {
+  if (entry.outcome === 'succeeded' && stop !== 'canceled') {
     run.progress.enter('collecting');
     return { kind: 'succeeded', outputs: await collectAll(run, session, entry, times) };
   }

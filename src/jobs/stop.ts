@@ -2,11 +2,8 @@
 import type { RunState } from './run-state.ts';
 import type { Verdict } from './verdict.ts';
 
-/** Why a prompt should stop, and since when. */
-export interface Stop {
-  because: 'canceled' | 'time_limit' | 'wait_limit';
-  since: Date;
-}
+/** Why a prompt should stop. */
+export type Stop = 'canceled' | 'time_limit' | 'wait_limit';
 
 /**
  * Why the attempt should stop now, from the record and the clock alone; null while it should go on. Staging and executing share the
@@ -14,7 +11,7 @@ export interface Stop {
  */
 export function stopOf(state: RunState, now: Date): Stop | null {
   const { createdAt, submittedAt, startedAt, timeLimitMs, waitLimitMs } = state;
-  if (state.jobStatus === 'canceling') return { because: 'canceled', since: state.cancelRequestedAt ?? now };
+  if (state.jobStatus === 'canceling') return 'canceled';
   if (state.attemptStatus === 'collecting') return null;
   const after = (from: Date, ms: number) => new Date(from.getTime() + ms);
   if (submittedAt !== null && startedAt === null)
@@ -25,15 +22,15 @@ export function stopOf(state: RunState, now: Date): Stop | null {
   return ifDue('time_limit', after(startedAt, Math.max(0, timeLimitMs - stagedMs)), now);
 }
 
-function ifDue(because: Stop['because'], since: Date, now: Date): Stop | null {
-  return since <= now ? { because, since } : null;
+function ifDue(stop: Stop, from: Date, now: Date): Stop | null {
+  return from <= now ? stop : null;
 }
 
 /** What a stopped prompt means for the job. `confirmed` is false when ComfyUI never said that it has stopped. */
-export function verdictOfStop({ because }: Stop, state: RunState, confirmed: boolean): Verdict {
+export function verdictOfStop(stop: Stop, state: RunState, confirmed: boolean): Verdict {
   const doubt = confirmed ? '' : ' ComfyUI has not confirmed that it stopped.';
-  if (because === 'canceled') return { kind: 'canceled', reason: `It was canceled on request.${doubt}` };
-  return { kind: 'failed', error: { code: because, detail: limitText(because, state) + doubt } };
+  if (stop === 'canceled') return { kind: 'canceled', reason: `It was canceled on request.${doubt}` };
+  return { kind: 'failed', error: { code: stop, detail: limitText(stop, state) + doubt } };
 }
 
 function limitText(limit: 'time_limit' | 'wait_limit', state: RunState): string {

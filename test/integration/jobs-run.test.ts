@@ -382,6 +382,31 @@ describe('a running job', () => {
     expect(await bench.session.client.queue()).toEqual({ running: [], pending: [] });
   });
 
+  it('has as long to stop as any other, also where nobody could tell it so for long', async () => {
+    bench.double.knobs.hangingNode = '1';
+    const id = await bench.submit(fresh(emptyImage));
+    const stop = new AbortController();
+    const first = bench.run(id, stop.signal);
+    await bench.jobWhen(id, executing);
+    stop.abort(new Error('The service stops.'));
+    await expect(first).rejects.toThrow('The service stops.');
+    await bench.jobs.cancel(id);
+    await bench.database.db
+      .updateTable('jobs')
+      .set({ cancel_requested_at: new Date(Date.now() - 3_600_000) })
+      .where('id', '=', id)
+      .execute();
+    const told = () => requests('POST /api/jobs/{id}/cancel');
+    const running = bench.run(id);
+    await expect.poll(told).toBeGreaterThan(1);
+    bench.double.knobs.hangingNode = null;
+    expect(await running).toMatchObject({
+      status: 'canceled',
+      attempts: [{ reason: 'It was canceled on request.' }],
+    });
+    expect(await instanceRow()).toMatchObject({ stuck_prompt_id: null, unreachable_since: null });
+  });
+
   it('is canceled while it waits behind another in ComfyUI, and never runs', async () => {
     bench.double.knobs.itemMs = 20;
     const ahead = await bench.submit(fresh(slowList));
