@@ -8,7 +8,7 @@ import { messageOf, ServiceError } from '../errors.ts';
 import { createCatalogs, imageOf, newestCatalog, type Catalogs } from '../instances/catalogs.ts';
 import type { RequestedRequirements } from '../instances/requirements.ts';
 import type { Sessions } from '../instances/sessions.ts';
-import type { Clock } from '../support/clock.ts';
+import { isFresh, type Clock } from '../support/clock.ts';
 import { expectedFacts, factColumns } from './facts.ts';
 import type { JobInput, Workflow } from './job.ts';
 import { firstFinding } from './findings.ts';
@@ -204,11 +204,11 @@ function unknownPlace(now: Date): Place {
 
 /** Asks instances for node classes; who sends one bad workflow after the other does not keep a machine busy with it. */
 function createRecall({ sessions, clock }: KnownNodesDeps): Recall {
-  const asked = new Map<string, { at: number; answer: Promise<NodeClass | null> }>();
+  const asked = new Map<string, { at: Date; answer: Promise<NodeClass | null> }>();
   return async (instanceId, name, comfyuiVersion) => {
-    const now = clock.now().getTime();
+    const now = clock.now();
     for (const [key, { at }] of asked) {
-      if (now - at < REMEMBERED_MS) break;
+      if (isFresh(at, REMEMBERED_MS, now)) break;
       asked.delete(key);
     }
     const key = JSON.stringify([instanceId, name]);

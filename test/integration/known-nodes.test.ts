@@ -141,6 +141,17 @@ describe('a job for an instance that is named', () => {
     for (let times = 0; times < 5; times += 1) await refusalOf(upscaler, { instanceId });
     expect(asked() - before).toBe(1);
   });
+
+  it('is accepted for a node that was installed since, also where the clock was set back', async () => {
+    const instanceId = await addKnownInstance();
+    let now = new Date();
+    const nodes = createKnownNodes({ ...bench.deps, canRent: false, clock: { now: () => now } });
+    const check = async () => (await nodes.placesFor({ instanceId })).check(using('NewNode'), []);
+    await expect(check()).rejects.toMatchObject({ code: 'invalid_workflow' });
+    now = new Date(now.getTime() - 3_600_000);
+    bench.double.knobs.nodes = { NewNode: { durationMs: 0 } };
+    await expect(check()).resolves.toBeUndefined();
+  });
 });
 
 describe('a job that names no instance', () => {
