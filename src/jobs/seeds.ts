@@ -3,6 +3,7 @@ import { randomBytes } from 'node:crypto';
 import type { NodeInput } from '../comfyui/object-info.ts';
 import type { JobInput, JobSeed, Workflow } from './job.ts';
 import type { JobPlaces } from './known-nodes.ts';
+import { inputKey } from './node-check.ts';
 import { applyInputs, nodeOf } from './workflow.ts';
 
 const SEED_NAMES: ReadonlySet<string> = new Set(['seed', 'noise_seed']);
@@ -24,13 +25,13 @@ export function drawSeeds(
 
 /** The seeds of a workflow with its inputs: those that nodes call so, and those that were drawn. A linked one is not known before it runs. */
 export function seedsOf(workflow: Workflow, inputs: readonly JobInput[]): JobSeed[] {
-  const drawn = new Set(inputs.flatMap(({ node, input, random }) => (random ? [`${node} ${input}`] : [])));
+  const drawn = new Set(inputs.flatMap(({ node, input, random }) => (random ? [inputKey(node, input)] : [])));
   const values = inputs.flatMap(({ node, input, value }) =>
     value === undefined ? [] : [{ node, input, value }],
   );
   return Object.entries(applyInputs(workflow, values)).flatMap(([node, { inputs: given }]) =>
     Object.entries(given).flatMap(([input, value]) =>
-      typeof value === 'number' && (SEED_NAMES.has(input) || drawn.has(`${node} ${input}`))
+      typeof value === 'number' && (SEED_NAMES.has(input) || drawn.has(inputKey(node, input)))
         ? [{ node, input, value }]
         : [],
     ),

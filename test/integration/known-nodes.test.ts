@@ -300,6 +300,16 @@ describe('seeds', () => {
     expect(seedsOf(linked, [{ node: '2', input: 'seed', value: ['4', 0] }])).toEqual([]);
   });
 
+  it('are those of the very input that was drawn, whatever nodes and inputs are called', () => {
+    const workflow: Workflow = {
+      a: { class_type: 'Noise', inputs: { 'b c': 1 } },
+      'a b': { class_type: 'Noise', inputs: { c: 2 } },
+    };
+    expect(seedsOf(workflow, [{ node: 'a b', input: 'c', value: 3, random: true }])).toEqual([
+      { node: 'a b', input: 'c', value: 3 },
+    ]);
+  });
+
   it('are drawn once: an input cannot have a value and be random', async () => {
     const inputs = [{ node: '2', input: 'seed', random: true, value: 5 }];
     expect(await refusalOf(noisy, { inputs })).toMatchObject({ code: 'invalid_input', field: 'inputs[0]' });
