@@ -148,7 +148,7 @@ async function judge(run: Run, session: ComfySession, { entry, stop }: Finished)
     { status: 'submitted' },
   );
   // A node may turn the interruption into an error of its own.
-  if (stop !== null) return verdictOfStop(stop, run.state, true);
+  if (stop !== null && !failedInTime(run, entry)) return verdictOfStop(stop, run.state, true);
   if (entry.outcome === 'failed') return failureOf(entry, await vramOf(run));
   const reason = 'Somebody else interrupted the workflow on the instance.';
   return { kind: 'lost', code: 'prompt_lost', reason };
@@ -177,15 +177,27 @@ async function collectAll(
   });
 }
 
+/** Whether nothing was due yet when it failed, however late that is seen: then nobody has interrupted it. */
+function failedInTime({ state }: Run, entry: HistoryEntry): boolean {
+  const durationMs = durationOf(entry);
+  if (entry.outcome !== 'failed' || state.startedAt === null || durationMs === null) return false;
+  return stopOf(state, new Date(state.startedAt.getTime() + durationMs)) === null;
+}
+
 /** By our clock, with the duration by ComfyUI's: the clocks of rented machines are wrong at times. */
 function timesOf(run: Run, entry: HistoryEntry): { startedAt: Date; executedAt: Date } {
   const now = run.deps.clock.now();
   const { startedAt, submittedAt } = run.state;
-  const durationMs = (entry.endedAt?.getTime() ?? 0) - (entry.startedAt?.getTime() ?? 0);
-  const begun = Math.max(now.getTime() - Math.max(0, durationMs), submittedAt?.getTime() ?? 0);
+  const begun = Math.max(now.getTime() - (durationOf(entry) ?? 0), submittedAt?.getTime() ?? 0);
   // It may have run for a while when that was first seen.
   const seen = startedAt ?? now;
   return { startedAt: new Date(Math.min(seen.getTime(), begun)), executedAt: now };
+}
+
+/** Null where ComfyUI does not say, or its clock was set back meanwhile. */
+function durationOf({ startedAt, endedAt }: HistoryEntry): number | null {
+  if (startedAt === null || endedAt === null || endedAt < startedAt) return null;
+  return endedAt.getTime() - startedAt.getTime();
 }
 
 async function vramOf({ deps, ref }: Run): Promise<number | null> {

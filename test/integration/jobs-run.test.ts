@@ -382,6 +382,24 @@ describe('a running job', () => {
     expect(await bench.session.client.queue()).toEqual({ running: [], pending: [] });
   });
 
+  it('that failed in time has failed by itself, also where that is seen when its limit has passed', async () => {
+    bench.double.knobs.hangingNode = '1';
+    const id = await bench.submit(failingSave, { timeLimitSeconds: 60 });
+    const stop = new AbortController();
+    const first = bench.run(id, stop.signal);
+    await bench.jobWhen(id, executing);
+    stop.abort(new Error('The service stops.'));
+    await expect(first).rejects.toThrow('The service stops.');
+    bench.double.knobs.hangingNode = null;
+    await expect.poll(() => counted('executionsFinished')).toBe(1);
+    await bench.database.db
+      .updateTable('attempts')
+      .set({ started_at: new Date(Date.now() - 60_000) })
+      .where('job_id', '=', id)
+      .execute();
+    expect(await bench.run(id)).toMatchObject({ status: 'failed', error: { code: 'node_error' } });
+  });
+
   it('has as long to stop as any other, also where nobody could tell it so for long', async () => {
     bench.double.knobs.hangingNode = '1';
     const id = await bench.submit(fresh(emptyImage));
