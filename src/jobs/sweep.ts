@@ -92,14 +92,19 @@ async function endStrandedAttempts(deps: SweepDeps): Promise<void> {
   }
 }
 
-/** Attempts far beyond what their job allows, whatever keeps them from ending. One that has executed has as long again for its results. */
+/**
+ * Attempts far beyond what their job allows, whatever keeps them from ending. One that has executed has as long again for its results,
+ * and one that nobody worked on is looked at first: the service may have stood still, and ComfyUI have its result.
+ */
 async function endOverdueAttempts(deps: SweepDeps): Promise<void> {
+  const now = deps.clock.now();
   const overdue = await currentAttempts(deps.db)
     .select('jobs.status as jobStatus')
+    .where('attempts.touched_at', '>', new Date(now.getTime() - SILENT_MS))
     .where(
       sql<boolean>`coalesce(
           attempts.executed_at, attempts.started_at, attempts.created_at + jobs.wait_limit_ms * interval '1 ms'
-        ) + (jobs.time_limit_ms + ${GRACE_MS}) * interval '1 ms' <= ${deps.clock.now()}`,
+        ) + (jobs.time_limit_ms + ${GRACE_MS}) * interval '1 ms' <= ${now}`,
     )
     .execute();
   for (const { jobStatus, ...attempt } of overdue) {

@@ -427,6 +427,29 @@ describe('the sweep', () => {
     expect(await bench.job(id)).toMatchObject({ status: 'failed', error: { code: 'time_limit' } });
   });
 
+  it('has somebody look first at what nobody worked on for long: it may have its result', async () => {
+    await bench.addInstance();
+    const id = await bench.submit(emptyImage, { timeLimitSeconds: 60 });
+    await bench.dispatch();
+    const stop = new AbortController();
+    bench.double.knobs.hangingNode = '1';
+    const running = bench.run(id, stop.signal);
+    await bench.jobWhen(id, (job) => job.attempts.at(-1)?.startedAt != null);
+    stop.abort(new Error('The service stops.'));
+    await expect(running).rejects.toThrow('The service stops.');
+    bench.double.knobs.hangingNode = null;
+    await expect.poll(() => bench.double.counters.executionsFinished).toBe(1);
+    const longAgo = agoMs(60_000 + 3_601_000);
+    await bench.database.db
+      .updateTable('attempts')
+      .set({ started_at: longAgo, touched_at: longAgo })
+      .where('job_id', '=', id)
+      .execute();
+    await sweepJobs(bench.deps);
+    expect(await statusOf(id)).toBe('running');
+    expect(await bench.run(id)).toMatchObject({ status: 'succeeded' });
+  });
+
   it('gives what has executed as long again for its results, and cancels what was to be canceled', async () => {
     await bench.addInstance();
     const [collecting, canceled] = [
