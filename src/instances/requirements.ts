@@ -1,5 +1,6 @@
 // What an offer must satisfy before we rent it.
 import { z } from 'zod';
+import { isStorableText, notStorable } from '../support/storable-text.ts';
 
 /** No machine is dearer, in US dollars per hour. */
 export const HIGHEST_PRICE_PER_HOUR_USD = 1000;
@@ -8,7 +9,7 @@ export const HIGHEST_PRICE_PER_HOUR_USD = 1000;
 export const requirementsSchema = z
   .strictObject({
     gpuNames: z
-      .array(z.string().min(1).max(64))
+      .array(z.string().min(1).max(64).refine(isStorableText, notStorable))
       .max(20)
       .default([])
       .describe('Accepted GPU models as the provider spells them, such as "RTX 4090"; empty accepts all'),

@@ -1,4 +1,5 @@
 // What JSON may hold so that the database and ComfyUI keep it as it was given.
+import { isStorableText } from '../support/storable-text.ts';
 
 const MAX_DEPTH = 64;
 
@@ -29,7 +30,7 @@ export function checkJsonValue(value: unknown, field: string, depth = 0): JsonFa
 }
 
 function checkText(text: string, field: string): JsonFault | null {
-  if (text.isWellFormed() && !text.includes('\0')) return null;
+  if (isStorableText(text)) return null;
   return { detail: 'A text holds a NUL or half a character, which cannot be stored.', field };
 }
 

@@ -5,6 +5,7 @@ import { apiKeyNamePattern } from '../config.ts';
 import { pageQuerySchema, time } from '../http/schemas.ts';
 import { instancePhases } from '../instances/instance.ts';
 import { requirementsSchema } from '../instances/requirements.ts';
+import { isStorableText, notStorable } from '../support/storable-text.ts';
 import { jobCostSchema } from './cost.ts';
 import { attemptStatuses, jobErrorCodes, jobStatuses, outputKinds } from './job.ts';
 
@@ -19,12 +20,15 @@ export const exampleWorkflow = {
   '2': { class_type: 'SaveImage', inputs: { images: ['1', 0], filename_prefix: 'example/empty' } },
 };
 
-const urlSchema = z.url({ protocol: /^https?$/, error: 'it must be an http or https URL' }).max(2000);
+const urlSchema = z
+  .url({ protocol: /^https?$/, error: 'it must be an http or https URL' })
+  .max(2000)
+  .refine(isStorableText, notStorable);
 
 const inputSchema = z
   .strictObject({
     node: z.string().min(1).max(200).describe('Id of the node'),
-    input: z.string().min(1).max(200).describe('Name of its input'),
+    input: z.string().min(1).max(200).refine(isStorableText, notStorable).describe('Name of its input'),
     value: z.unknown().optional().describe('A value as it is'),
     assetId: assetIdSchema.optional().describe('A file that was uploaded with `POST /assets`'),
     url: urlSchema.optional().describe('A file that is fetched before the job runs'),
@@ -55,7 +59,8 @@ const metadataSchema = z
     message: `at most ${MAX_LABELS} entries`,
   })
   .refine(
-    (metadata) => Object.entries(metadata).every(([key, value]) => storableText(key) && storableText(value)),
+    (metadata) =>
+      Object.entries(metadata).every(([key, value]) => isStorableText(key) && isStorableText(value)),
     {
       message: 'a text holds a character that cannot be stored',
     },
@@ -132,7 +137,7 @@ export type JobRequestBody = z.output<typeof jobRequestSchema>;
 const labelSchema = z
   .string()
   .max(600)
-  .refine(storableText, { message: 'it holds a character that cannot be stored' })
+  .refine(isStorableText, notStorable)
   .refine((text) => text.indexOf(':') > 0, { message: 'it must be name:value, such as project:demo' });
 
 const instant = (description: string) =>
@@ -356,8 +361,4 @@ export const jobEventSchema = z
 function labelOf(text: string): { name: string; value: string } {
   const end = text.indexOf(':');
   return { name: text.slice(0, end), value: text.slice(end + 1) };
-}
-
-function storableText(text: string): boolean {
-  return text.isWellFormed() && !text.includes('\0');
 }

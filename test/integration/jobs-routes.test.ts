@@ -124,6 +124,27 @@ describe('POST /jobs', () => {
       'instance_not_found',
       'instanceId',
     ],
+    [
+      'a NUL in the name of an input',
+      { workflow: emptyImage, inputs: [{ node: '1', input: 'a\0b', value: 1 }] },
+      400,
+      'invalid_request',
+      'inputs[0].input',
+    ],
+    [
+      'half a character in a URL',
+      { workflow: emptyImage, inputs: [{ node: '1', input: 'x', url: 'https://example.com/\ud800' }] },
+      400,
+      'invalid_request',
+      'inputs[0].url',
+    ],
+    [
+      'a NUL in the name of a GPU',
+      { workflow: emptyImage, requirements: { gpuNames: ['RTX\0'] } },
+      400,
+      'invalid_request',
+      'requirements.gpuNames[0]',
+    ],
     ['a priority out of bounds', { workflow: emptyImage, priority: 101 }, 400, 'invalid_request', 'priority'],
   ])('refuses %s and names the field', async (_name, body, status, code, field) => {
     const answer = await post('/jobs', body);
