@@ -133,5 +133,8 @@ function readModelPath(path: string): ComfyFile | null {
 }
 
 function dateOf(timestampMs: unknown): Date | null {
-  return typeof timestampMs === 'number' && timestampMs > 0 ? new Date(timestampMs) : null;
+  if (typeof timestampMs !== 'number' || timestampMs <= 0) return null;
+  const date = new Date(timestampMs);
+  // Beyond what a date can be, such as nanoseconds.
+  return Number.isNaN(date.getTime()) ? null : date;
 }

@@ -2,6 +2,7 @@
 import type { ComfyClient, ComfyFile, ComfyOutput, HistoryEntry } from '../comfyui/client.ts';
 import { ComfyError } from '../comfyui/errors.ts';
 import { messageOf, ServiceError } from '../errors.ts';
+import { storable } from './json-value.ts';
 import { createNamer, outputKindOf } from './output.ts';
 import type { Run } from './run-state.ts';
 import { isStorageTrouble, withStoragePatience } from './storage-patience.ts';
@@ -20,25 +21,26 @@ export async function collect(
   const nameFor = createNamer();
   const collected: CollectedOutput[] = [];
   for (const output of withoutRepetitions(entry.outputs)) {
+    const nodeId = storable(output.nodeId);
     if (output.kind === 'text') {
-      const name = nameFor(`${output.nodeId}-${output.key}.txt`, output.nodeId);
+      const name = nameFor(`${nodeId}-${output.key}.txt`, nodeId);
       const text = output.text.toWellFormed().replaceAll('\0', '');
       const facts = { kind: 'text', contentType: 'text/plain', sizeBytes: Buffer.byteLength(text) } as const;
-      collected.push({ name, nodeId: output.nodeId, ...facts, temporary: false, assetId: null, text });
+      collected.push({ name, nodeId, ...facts, temporary: false, assetId: null, text });
       continue;
     }
-    const name = nameFor(withoutOutputPrefix(output.file.filename, run.ref.attemptId), output.nodeId);
+    const name = nameFor(withoutOutputPrefix(output.file.filename, run.ref.attemptId), nodeId);
     const stored =
       run.collected.get(keyOf(output.file)) ??
       (await withStoragePatience(
         run,
         `"${name}" could not be stored`,
         () => store(run, client, output, name, signal),
-        { giveUp: (detail) => unavailable(output.nodeId, detail), signal },
+        { giveUp: (detail) => unavailable(nodeId, detail), signal },
       ));
     run.collected.set(keyOf(output.file), stored);
     const temporary = output.file.type !== 'output';
-    collected.push({ name, nodeId: output.nodeId, ...stored, temporary, text: null });
+    collected.push({ name, nodeId, ...stored, temporary, text: null });
   }
   return collected;
 }

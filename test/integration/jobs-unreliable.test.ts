@@ -3,6 +3,7 @@ import { mkdir, rm } from 'node:fs/promises';
 import { join } from 'node:path';
 import sharp from 'sharp';
 import { describe, expect, it } from 'vitest';
+import { readHistoryEntry } from '../../src/comfyui/history.ts';
 import { openLink } from '../../src/comfyui/link.ts';
 import { openSession } from '../../src/comfyui/session.ts';
 import { runAttempt } from '../../src/jobs/run.ts';
@@ -147,6 +148,28 @@ describe('an unreliable instance', () => {
     const job = await running;
     expect(job.status).toBe('succeeded');
     await expect(sharp(await readAsset(job.outputs[0]?.assetId ?? '')).stats()).resolves.toBeDefined();
+  });
+
+  it('may tell of nodes and times what cannot be stored: the result is', async () => {
+    const { client } = bench.session;
+    const messages: [string, Record<string, unknown>][] = [
+      ['execution_start', { timestamp: 1 }],
+      ['execution_success', { timestamp: 1e300 }],
+    ];
+    const raw = { prompt: [], outputs: { '2\0': { text: ['done'] } }, status: { messages } };
+    const locate: typeof client.locate = async (promptId, signal) => {
+      const place = await client.locate(promptId, signal);
+      return place.kind === 'finished' ? { ...place, entry: readHistoryEntry(promptId, raw) } : place;
+    };
+    const session = { ...bench.session, client: { ...client, locate } };
+    const id = await bench.submit(fresh(emptyImage));
+    await bench.dispatch();
+    const deps = { ...bench.deps, sessions: { get: async () => session } };
+    await runAttempt(deps, await bench.attemptOf(id), { signal: new AbortController().signal });
+    expect(await bench.job(id)).toMatchObject({
+      status: 'succeeded',
+      outputs: [{ nodeId: '2', text: 'done' }],
+    });
   });
 
   it('may report a file that it does not have: the job is tried once more, and then fails and says so', async () => {
