@@ -39,11 +39,15 @@ export function outputKindOf(fileName: string, contentType: string | null): Outp
 /** Gives out names that are unique within one job and the same every time the same outputs come in the same order. */
 export function createNamer(): (wanted: string, nodeId: string) => string {
   const taken = new Set<string>();
+  /** Where the count for a name goes on: a node may have thousands of texts. */
+  const counts = new Map<string, number>();
   return (wanted, nodeId) => {
     const name = plainName(wanted);
     const ofNode = plainName(`${nodeId}-${wanted}`);
     let free = taken.has(name) ? ofNode : name;
-    for (let count = 2; taken.has(free); count += 1) free = `${count}-${ofNode}`;
+    let count = counts.get(ofNode) ?? 2;
+    for (; taken.has(free); count += 1) free = `${count}-${ofNode}`;
+    counts.set(ofNode, count);
     taken.add(free);
     return free;
   };

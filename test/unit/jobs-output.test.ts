@@ -10,6 +10,13 @@ describe('the name of an output', () => {
     expect(names).toEqual(['video_00001_.mp4', '12-video_00001_.mp4', '2-12-video_00001_.mp4']);
   });
 
+  it('is found soon, also where a node has thousands of one name', () => {
+    const nameFor = createNamer();
+    const names = Array.from({ length: 20_000 }, () => nameFor('2-text.txt', '2'));
+    expect(new Set(names).size).toBe(names.length);
+    expect(names.at(-1)).toBe('19999-2-2-text.txt');
+  });
+
   it('is unique and one short segment of a path, whatever ComfyUI calls the file', () => {
     const unit = fc.constantFrom('a', '.', '/', '\\', '\0', '%', ' ', 'é', '长', '😀', '\ud800');
     const files = fc.array(fc.string({ unit, maxLength: 300 }), { maxLength: 3 });
