@@ -90,8 +90,6 @@ async function writeOutputs(
   jobId: string,
   outputs: CollectedOutput[],
 ): Promise<void> {
-  const [first, ...others] = outputs.map(({ name }) => ({ type: 'output' as const, data: { name } }));
-  if (first === undefined) return;
   const rows = outputs.map((output, position) => ({
     job_id: jobId,
     name: output.name,
@@ -104,14 +102,13 @@ async function writeOutputs(
     content_type: output.contentType,
     size_bytes: output.sizeBytes,
   }));
-  // A statement takes 65,535 values.
+  // A statement takes 65,535 values, and a call not many more.
   for (let from = 0; from < rows.length; from += 1000) {
-    await trx
-      .insertInto('outputs')
-      .values(rows.slice(from, from + 1000))
-      .execute();
+    const some = rows.slice(from, from + 1000);
+    await trx.insertInto('outputs').values(some).execute();
+    const [first, ...others] = some.map(({ name }) => ({ type: 'output' as const, data: { name } }));
+    if (first !== undefined) await appendEvent(trx, jobId, first, ...others);
   }
-  await appendEvent(trx, jobId, first, ...others);
 }
 
 async function writeAttempt(

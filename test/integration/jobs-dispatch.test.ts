@@ -353,6 +353,27 @@ describe('the slots of an instance', () => {
   });
 });
 
+describe('the end of a job', () => {
+  it('tells of all its results in their order, however many there are', async () => {
+    await bench.addInstance();
+    const id = await bench.submit(emptyImage);
+    await bench.dispatch();
+    const text = { nodeId: '2', kind: 'text', temporary: false, assetId: null, text: 'x' } as const;
+    const names = Array.from({ length: 2500 }, (_, index) => `${index}.txt`);
+    const outputs = names.map((name) => ({ ...text, name, contentType: 'text/plain', sizeBytes: 1 }));
+    await end(id, { kind: 'succeeded', outputs });
+    expect((await bench.job(id)).outputs.map(({ name }) => name)).toEqual(names);
+    const events = await bench.database.db
+      .selectFrom('job_events')
+      .select(['type', sql<string | null>`data->>'name'`.as('name')])
+      .where('job_id', '=', id)
+      .orderBy('id')
+      .execute();
+    expect(events.flatMap(({ type, name }) => (type === 'output' ? [name] : []))).toEqual(names);
+    expect(events.at(-1)?.type).toBe('status');
+  });
+});
+
 describe('the sweep', () => {
   it('lets jobs expire that waited too long, and says what for', async () => {
     const late = await bench.submit(emptyImage, { waitLimitSeconds: 60 });
