@@ -41,15 +41,20 @@ export function checkNodes(
   const check: Check = { workflow, catalog, options };
   const outputs = Object.keys(workflow).filter((id) => classOf(check, id)?.isOutput === true);
   if (outputs.length === 0) return withoutOutputs(check);
-  const errors: NodeErrors = {};
-  for (const [id, sources] of reachedFrom(check, outputs)) {
+  const reached = reachedFrom(check, outputs);
+  const faulty = [...reached.keys()].flatMap((id) => {
     const node = nodeOf(workflow, id);
-    if (node === undefined) continue;
-    const findings = checkNode(check, id, node);
-    if (findings.length === 0) continue;
-    errors[id] = { class_type: node.class_type, dependent_outputs: [...sources], errors: findings };
-  }
-  return Object.keys(errors).length === 0 ? null : errors;
+    const errors = node === undefined ? [] : checkNode(check, id, node);
+    return node === undefined || errors.length === 0 ? [] : [{ id, class_type: node.class_type, errors }];
+  });
+  if (faulty.length === 0) return null;
+  const consumers = consumersIn(reached);
+  return Object.fromEntries(
+    faulty.map(({ id, ...found }) => {
+      const needing = neededBy(id, consumers);
+      return [id, { ...found, dependent_outputs: outputs.filter((output) => needing.has(output)) }];
+    }),
+  );
 }
 
 interface Check {
@@ -93,19 +98,38 @@ function withoutOutputs({ workflow, catalog }: Check): NodeErrors | null {
   );
 }
 
-/** The nodes that ComfyUI checks, each with the outputs that need it: it follows links of inputs that the class declares. */
-function reachedFrom(check: Check, outputs: readonly string[]): Map<string, Set<string>> {
-  const reached = new Map<string, Set<string>>();
-  for (const output of outputs) {
-    const waiting = [output];
-    for (let id = waiting.pop(); id !== undefined; id = waiting.pop()) {
-      const known = reached.get(id) ?? new Set();
-      if (known.has(output)) continue;
-      reached.set(id, known.add(output));
-      waiting.push(...declaredSources(check, id));
-    }
+/** The nodes that ComfyUI checks, each with those that it takes from: it follows links of inputs that the class declares. */
+function reachedFrom(check: Check, outputs: readonly string[]): Map<string, string[]> {
+  const reached = new Map<string, string[]>();
+  const waiting = outputs.toReversed();
+  for (let id = waiting.pop(); id !== undefined; id = waiting.pop()) {
+    if (reached.has(id)) continue;
+    const sources = declaredSources(check, id);
+    reached.set(id, sources);
+    waiting.push(...sources);
   }
   return reached;
+}
+
+/** The other way round: the nodes that take from each. */
+function consumersIn(reached: ReadonlyMap<string, string[]>): Map<string, string[]> {
+  const consumers = new Map<string, string[]>();
+  for (const [id, sources] of reached) {
+    for (const source of sources) {
+      const known = consumers.get(source);
+      if (known === undefined) consumers.set(source, [id]);
+      else known.push(id);
+    }
+  }
+  return consumers;
+}
+
+/** The node itself and all that comes to nothing without it. */
+function neededBy(node: string, consumers: ReadonlyMap<string, string[]>): Set<string> {
+  const needing = new Set([node]);
+  // Grows while it is walked through.
+  for (const id of needing) for (const consumer of consumers.get(id) ?? []) needing.add(consumer);
+  return needing;
 }
 
 function declaredSources(check: Check, id: string): string[] {

@@ -315,18 +315,37 @@ describe('a node of somebody else', () => {
 });
 
 describe('a large workflow', () => {
-  it('is judged in a moment', () => {
+  /** A row of nodes, each of which takes from the one before, and outputs of the last. */
+  const row = (nodes: number, outputs: number): Workflow => {
     const workflow: Workflow = {
       '0': { class_type: 'EmptyImage', inputs: { width: 8, height: 8, batch_size: 1, color: 1 } },
     };
-    for (let at = 1; at < 1000; at += 1) {
-      workflow[at] = { class_type: 'ImageInvert', inputs: { image: [String(at - 1), 0] } };
+    for (let at = 1; at < nodes + outputs; at += 1) {
+      const source = [String(Math.min(at, nodes) - 1), 0];
+      workflow[at] =
+        at < nodes
+          ? { class_type: 'ImageInvert', inputs: { image: source } }
+          : { class_type: 'SaveImage', inputs: { images: source, filename_prefix: 'x' } };
     }
-    workflow['1000'] = { class_type: 'SaveImage', inputs: { images: ['999', 0], filename_prefix: 'x' } };
+    return workflow;
+  };
+
+  it.each([
+    ['that has one output', 1000, 1],
+    ['of whose outputs many need the same nodes', 500, 500],
+  ])('is judged in a moment: one %s', (_name, nodes, outputs) => {
+    const workflow = row(nodes, outputs);
     expect(check(workflow)).toBeNull();
     const begun = performance.now();
     for (let times = 0; times < 5; times += 1) check(workflow);
     expect((performance.now() - begun) / 5).toBeLessThan(50);
+  });
+
+  it('names the outputs that need a node at fault', () => {
+    const workflow = row(3, 2);
+    workflow['5'] = { class_type: 'SaveImage', inputs: { images: ['0', 0], filename_prefix: 'x' } };
+    workflow['1'] = { class_type: 'ImageInvert', inputs: {} };
+    expect(check(workflow)).toMatchObject({ '1': { dependent_outputs: ['3', '4'] } });
   });
 });
 
