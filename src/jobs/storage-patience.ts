@@ -16,13 +16,15 @@ export async function withStoragePatience<T>(
   { giveUp, signal }: { giveUp: (detail: string) => AttemptEnd; signal: AbortSignal },
 ): Promise<T> {
   const { retryMs: baseMs, retryCapMs: capMs, storageMs: patienceMs } = timing;
-  const since = performance.now();
+  /** The first trouble: how long the work took until then does not count. */
+  let since: number | null = null;
   for (let tries = 1; ; tries += 1) {
     try {
       return await work();
     } catch (error) {
       signal.throwIfAborted();
       if (!isStorageTrouble(error)) throw error;
+      since ??= performance.now();
       const waitedMs = performance.now() - since;
       if (waitedMs >= patienceMs)
         throw giveUp(`${trouble} for ${Math.round(waitedMs / 1000)} s. ${error.message}`);

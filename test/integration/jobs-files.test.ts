@@ -6,6 +6,7 @@ import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import type { Assets } from '../../src/assets/service.ts';
 import { ServiceError, type ErrorCode } from '../../src/errors.ts';
 import { runAttempt } from '../../src/jobs/run.ts';
+import { sleep } from '../../src/support/sleep.ts';
 import { createJobBench, fresh, type JobBench } from '../support/jobs.ts';
 import { emptyImage, scaledImage } from '../support/workflows.ts';
 
@@ -67,6 +68,21 @@ describe('a result that cannot be stored', () => {
       );
     },
   );
+
+  it('is waited for from the first trouble on, however long it took to come', async () => {
+    let left = 1;
+    const save: Assets['save'] = async (stream, options) => {
+      if (left === 0) return bench.deps.assets.save(stream, options);
+      left -= 1;
+      await sleep(150, signal);
+      stream.once('error', () => undefined).destroy();
+      throw new ServiceError('storage_unavailable', 'The storage has a problem.');
+    };
+    expect(await runWith(await bench.submit(fresh(emptyImage)), { save }, 100)).toMatchObject({
+      status: 'succeeded',
+      attempt: 1,
+    });
+  });
 
   it('fails its job in the end, and says why', async () => {
     const job = await runWithFailures('storage_full', Infinity, 100);
