@@ -1,6 +1,5 @@
 // Staging: brings the inputs of a job to the instance, and makes the workflow that is submitted there.
 import { extname } from 'node:path';
-import type { Readable } from 'node:stream';
 import { extension } from 'mime-types';
 import type { Asset } from '../assets/service.ts';
 import type { ComfyClient } from '../comfyui/client.ts';
@@ -12,7 +11,7 @@ import { AttemptEnd } from './verdict.ts';
 import { withFileName } from './inputs.ts';
 import type { JobErrorCode, JobInput, Workflow } from './job.ts';
 import { AttemptTaken, type Run } from './run-state.ts';
-import { withStoragePatience } from './storage-patience.ts';
+import { isStorageTrouble, withStoragePatience } from './storage-patience.ts';
 import { applyInputs, withOutputPrefix } from './workflow.ts';
 
 const FETCH_TRIES = 3;
@@ -86,41 +85,38 @@ async function uploadAsset(
 ): Promise<string> {
   const asset = await run.deps.assets.get(assetId);
   if (asset === null) throw unavailable(`Asset ${assetId} is no longer stored. Upload it again.`);
-  // Opened first: a file that cannot be read is our fault and not the machine's.
-  const bytes = await openAsset(run, assetId, signal);
-  try {
-    const { contentType, sizeBytes } = asset;
-    const file = {
-      name: uploadName(asset, fileName ?? asset.fileName),
-      contentType,
-      sizeBytes,
-      stream: () => bytes,
-    };
-    return await client.upload(file, signal);
-  } catch (error) {
-    if (error instanceof ComfyError && error.kind === 'too_large') {
-      throw fail(
-        'invalid_input',
-        `Asset ${assetId} has ${asset.sizeBytes} bytes, more than its ComfyUI takes.`,
-      );
-    }
-    throw error;
-  } finally {
-    bytes.destroy();
-  }
-}
-
-async function openAsset(run: Run, assetId: string, signal: AbortSignal): Promise<Readable> {
+  const name = uploadName(asset, fileName ?? asset.fileName);
   try {
     return await withStoragePatience(
       run,
       `Asset ${assetId} could not be read`,
-      () => run.deps.assets.read(assetId),
+      () => sendAsset(run, client, { ...asset, name }, signal),
       { giveUp: unavailable, signal },
     );
   } catch (error) {
     if (!(error instanceof ServiceError)) throw error;
     throw unavailable(messageOf(error));
+  }
+}
+
+/** Rejects with the trouble of the storage where it was that which broke off: a file that cannot be read is our fault and not the machine's. */
+async function sendAsset(
+  { deps }: Run,
+  client: ComfyClient,
+  { id, name, contentType, sizeBytes }: Asset & { name: string },
+  signal: AbortSignal,
+): Promise<string> {
+  const bytes = await deps.assets.read(id);
+  try {
+    return await client.upload({ name, contentType, sizeBytes, stream: () => bytes }, signal);
+  } catch (error) {
+    if (isStorageTrouble(bytes.errored)) throw bytes.errored;
+    if (error instanceof ComfyError && error.kind === 'too_large') {
+      throw fail('invalid_input', `Asset ${id} has ${sizeBytes} bytes, more than its ComfyUI takes.`);
+    }
+    throw error;
+  } finally {
+    bytes.destroy();
   }
 }
 

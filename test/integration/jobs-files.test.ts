@@ -1,8 +1,10 @@
 import { readdir } from 'node:fs/promises';
 import { join } from 'node:path';
 import { Readable } from 'node:stream';
+import { buffer } from 'node:stream/consumers';
 import sharp from 'sharp';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
+import { exactLength } from '../../src/assets/exact-length.ts';
 import type { Assets } from '../../src/assets/service.ts';
 import { ServiceError, type ErrorCode } from '../../src/errors.ts';
 import { runAttempt } from '../../src/jobs/run.ts';
@@ -175,6 +177,33 @@ describe('an input while the storage is out of reach', () => {
       throw new ServiceError('storage_unavailable', 'The storage has a problem.');
     };
     expect(await runWith(id, { read })).toMatchObject({ status: 'canceled' });
+  });
+});
+
+describe('an input that the storage breaks off', () => {
+  /** Gives half of the file so many times. */
+  const halved = (times: number): Assets['read'] => {
+    let left = times;
+    return async (id) => {
+      left -= 1;
+      const whole = await buffer(await readAsset(id));
+      return exactLength(Readable.from([left < 0 ? whole : whole.subarray(0, 50)]), whole.length);
+    };
+  };
+
+  it('is sent again, and its instance is not to blame', async () => {
+    const { id: assetId } = await photo();
+    const job = await runWith(await submitWith({ assetId }), { read: halved(3) });
+    expect(job).toMatchObject({ status: 'succeeded', attempt: 1 });
+    const log = await logOf(job.id);
+    expect(log).toContainEqual(expect.stringContaining(`Asset ${assetId} could not be read`));
+    expect(log).not.toContainEqual(expect.stringContaining('does not answer'));
+  });
+
+  it('fails its job in the end, and says why', async () => {
+    const { id: assetId } = await photo();
+    const job = await runWith(await submitWith({ assetId }), { read: halved(Infinity) }, 100);
+    expect(job).toMatchObject({ status: 'failed', attempt: 1, error: { code: 'input_unavailable' } });
   });
 });
 
