@@ -108,7 +108,9 @@ export const jobRequestSchema = z
       .positive()
       .max(2_592_000)
       .optional()
-      .describe('How long it may wait for an instance; the service has a default'),
+      .describe(
+        'How long it may wait for an instance, and again as long in line there behind another job; both begin anew where an attempt is lost. The service has a default',
+      ),
     previews: z
       .boolean()
       .default(false)
