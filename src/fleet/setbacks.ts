@@ -34,19 +34,15 @@ export function setbacksOf(outcomes: readonly Outcome[]): Setback[] {
   const telling = outcomes
     .filter(({ wasReady, reason }) => wasReady || (reason !== null && !wantedReasons.has(reason)))
     .toSorted((a, b) => b.at.getTime() - a.at.getTime());
-  const ofAccount = leading(telling, isOfAccount);
+  // A demand that fails by itself in between says nothing about the account.
+  const ofAccount = telling.filter((outcome) => outcome.wasReady || isOfAccount(outcome));
   const byWish = Map.groupBy(
     telling.filter((outcome) => !isOfAccount(outcome)),
     ({ wish }) => wish,
   );
   return [
-    ...setback(null, ofAccount),
-    ...[...byWish].flatMap(([wish, all]) =>
-      setback(
-        wish,
-        leading(all, ({ wasReady }) => !wasReady),
-      ),
-    ),
+    ...setback(null, sinceSuccess(ofAccount)),
+    ...[...byWish].flatMap(([wish, all]) => setback(wish, sinceSuccess(all))),
   ];
 }
 
@@ -59,9 +55,9 @@ function isOfAccount({ wasReady, reason }: Outcome): boolean {
   return !wasReady && reason !== null && accountReasons.has(reason);
 }
 
-function leading<T>(items: readonly T[], matches: (item: T) => boolean): T[] {
-  const end = items.findIndex((item) => !matches(item));
-  return items.slice(0, end === -1 ? items.length : end);
+function sinceSuccess(outcomes: readonly Outcome[]): Outcome[] {
+  const end = outcomes.findIndex(({ wasReady }) => wasReady);
+  return outcomes.slice(0, end === -1 ? outcomes.length : end);
 }
 
 function setback(wish: string | null, failures: readonly Outcome[]): Setback[] {

@@ -193,6 +193,16 @@ describe('after instances that were never ready, renting', () => {
     expect(rent).toEqual([]);
     expect([...notes.keys()]).toEqual(['null', 'l']);
   });
+
+  it('still waits for every demand when one of them has failed for another reason since', () => {
+    const noCredit = (ago: number) => failed(ago, { reason: 'insufficient_credit' });
+    const elsewhere = failed(1000, { wish: 'l' });
+    expect(tried(elsewhere, noCredit(2000)).rent).toEqual([]);
+    expect(setbacksOf([noCredit(1000), failed(2000), noCredit(3000)])).toMatchObject([
+      { wish: null, tries: 2 },
+      { wish: 'null', tries: 1 },
+    ]);
+  });
 });
 
 describe('letting go', () => {
