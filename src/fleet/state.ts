@@ -94,21 +94,17 @@ export function idleSinceOf() {
 async function loadOutcomes(trx: Transaction<Tables>): Promise<Outcome[]> {
   const rows = await trx
     .selectFrom('instances')
-    .leftJoin('rentals', 'rentals.id', 'instances.rental_id')
-    .select(['wish', 'instances.ready_at', 'pending_reason', 'pending_detail'])
-    // When its end was decided: a machine that cannot be destroyed must not put off the next try for ever.
+    .select(['wish', 'ready_at', 'pending_reason', 'pending_detail'])
+    // When its end was decided, which closed its last phase: a machine that cannot be destroyed must not put off the next try for ever.
     .select(
-      sql<Date>`coalesce(instances.ready_at, rentals.destroy_requested_at, terminated_at, now())`.as('at'),
+      sql<Date>`coalesce(ready_at, (phases->-1->>'endedAt')::timestamptz, terminated_at, now())`.as('at'),
     )
     .where('wish', 'is not', null)
-    .where(sql<boolean>`instances.created_at > now() - make_interval(hours => ${HISTORY_HOURS})`)
+    .where(sql<boolean>`created_at > now() - make_interval(hours => ${HISTORY_HOURS})`)
     .where((where) =>
-      where.or([
-        where('instances.ready_at', 'is not', null),
-        where('instances.status', 'in', ['terminating', 'terminated']),
-      ]),
+      where.or([where('ready_at', 'is not', null), where('status', 'in', ['terminating', 'terminated'])]),
     )
-    .orderBy('instances.id', 'desc')
+    .orderBy('id', 'desc')
     .limit(HISTORY_ROWS)
     .execute();
   return rows.flatMap(({ wish, ready_at: readyAt, pending_reason: reason, pending_detail: detail, at }) =>

@@ -13,6 +13,7 @@ import { createLogger } from '../../src/support/log.ts';
 import { createVastProvider } from '../../src/vast/provider.ts';
 import { createJobBench, type JobBench } from '../support/jobs.ts';
 import { offer } from '../support/offers.ts';
+import { intendedRental } from '../support/rentals.ts';
 import { emptyImage } from '../support/workflows.ts';
 
 const ROUNDS = 25;
@@ -25,7 +26,15 @@ beforeAll(async () => {
 afterAll(() => bench.stop());
 beforeEach(async () => {
   const { db } = bench.database;
-  for (const table of ['slots', 'outputs', 'job_events', 'attempts', 'jobs', 'instances'] as const) {
+  for (const table of [
+    'slots',
+    'outputs',
+    'job_events',
+    'attempts',
+    'jobs',
+    'rentals',
+    'instances',
+  ] as const) {
     await db.deleteFrom(table).execute();
   }
 });
@@ -104,6 +113,36 @@ describe('an instance that is about to be let go', () => {
       ]);
       expect([submitted, isReleased]).toEqual(isReleased ? [false, true] : [true, false]);
     }
+  });
+});
+
+describe('the pause after an instance that was never ready', () => {
+  it('counts from the end of the instance, also where its last machine had failed long before', async () => {
+    const { db } = bench.database;
+    const id = randomUUID();
+    const rental = intendedRental(id, offer());
+    const agoMs = (ms: number) => new Date(Date.now() - ms);
+    const [failedAt, endedAt] = [agoMs(600_000), agoMs(10_000)];
+    const searching = { phase: 'searching', rental: 1, startedAt: failedAt, endedAt };
+    await db
+      .insertInto('instances')
+      .values({
+        id,
+        provider: 'vast',
+        status: 'terminating',
+        wish: 'null',
+        rental_id: rental.id,
+        phases: JSON.stringify([searching]),
+        pending_reason: 'no_offer',
+      })
+      .execute();
+    const gone = { status: 'gone' as const, destroy_requested_at: failedAt, gone_at: failedAt };
+    await db
+      .insertInto('rentals')
+      .values({ ...rental, ...gone })
+      .execute();
+    const { setbacks } = await db.transaction().execute((trx) => loadFleet(trx, 15, new Date()));
+    expect(setbacks).toMatchObject([{ wish: 'null', tries: 1, lastAt: endedAt }]);
   });
 });
 
