@@ -6,7 +6,7 @@ import { ServiceError } from '../errors.ts';
 import { isObstacle, type Budget } from '../instances/budget.ts';
 import type { Offer } from '../instances/provider.ts';
 import type { RankedOffer } from '../instances/ranking.ts';
-import { requirementsSchema, type RequestedRequirements } from '../instances/requirements.ts';
+import type { RequestedRequirements } from '../instances/requirements.ts';
 import type { Instances } from '../instances/service.ts';
 import { machineColumns, machineFacts } from '../jobs/facts.ts';
 import type { KnownNodes } from '../jobs/known-nodes.ts';
@@ -108,16 +108,22 @@ function worstCaseOf(place: Place, request: EstimateRequest, config: Config): nu
   const runSeconds = request.timeLimitSeconds ?? config.JOB_TIME_LIMIT_SECONDS;
   const first = priceOf(place, place.worstBootSeconds + runSeconds) + place.worstDownloadUsd;
   const isPinned = request.instanceId !== undefined;
-  const pricePerHourUsd = Math.min(
-    request.requirements?.maxPricePerHourUsd ?? Infinity,
-    config.MAX_PRICE_PER_HOUR_USD,
-  );
+  const pricePerHourUsd = highestPriceOf(request, config);
   const further = priceOf({ pricePerHourUsd }, longestBootSeconds(config) + runSeconds);
   return first + (isPinned ? 0 : (config.JOB_MAX_ATTEMPTS - 1) * further);
 }
 
 function priceOf({ pricePerHourUsd }: Pick<Place, 'pricePerHourUsd'>, seconds: number): number {
   return (pricePerHourUsd * seconds) / 3600;
+}
+
+/** What a machine that is rented for the job must satisfy. */
+function wantedOf(request: EstimateRequest, config: Config): RequestedRequirements {
+  return request.requirements ?? config.FLEET_REQUIREMENTS;
+}
+
+function highestPriceOf(request: EstimateRequest, config: Config): number {
+  return Math.min(wantedOf(request, config).maxPricePerHourUsd ?? Infinity, config.MAX_PRICE_PER_HOUR_USD);
 }
 
 function longestBootSeconds(config: Config): number {
@@ -164,17 +170,14 @@ async function readyPlace({ db }: EstimateDeps, request: EstimateRequest): Promi
 /** The machine that would be rented. Text says why there is none. */
 async function offeredPlace(deps: EstimateDeps, request: EstimateRequest): Promise<Place | string> {
   const { instances, budget, config, clock } = deps;
-  const { offers, rejected } = await instances.offers(request.requirements ?? requirementsSchema.parse({}));
+  const { offers, rejected } = await instances.offers(wantedOf(request, config));
   const [best] = offers;
   if (best === undefined) {
     return `No instance is ready, and no offer satisfies the requirements; ${rejected.length} were looked at.`;
   }
   const terms = {
     expiresAt: budget.expiryOf(undefined, clock.now()),
-    maxPricePerHourUsd: Math.min(
-      request.requirements?.maxPricePerHourUsd ?? Infinity,
-      config.MAX_PRICE_PER_HOUR_USD,
-    ),
+    maxPricePerHourUsd: highestPriceOf(request, config),
   };
   const choice = await budget.firstAffordable(
     offers.map(({ offer }) => offer),

@@ -58,7 +58,7 @@ interface Costs {
 interface Estimate {
   place: string;
   instanceId: string | null;
-  offer: { id: string; expectedParts: Record<string, number> } | null;
+  offer: { id: string; vramGb: number; expectedParts: Record<string, number> } | null;
   bootSeconds: number | null;
   run: { seconds: number; basis: string; samples: number };
   expected: { totalUsd: number } | null;
@@ -358,6 +358,14 @@ describe('an estimate', () => {
     expect(nothing).toMatchObject({ place: 'none', expected: null, worstCaseUsd: null });
     const { status, body } = await post<Problem>('/jobs/estimate', { workflow: { nodes: [], links: [] } });
     expect({ status, code: body.code }).toEqual({ status: 422, code: 'workflow_format_ui' });
+  });
+
+  it('without requirements is made for the machine that the fleet would rent', async () => {
+    await start({}, { FLEET_REQUIREMENTS: '{"minVramGb":40,"maxPricePerHourUsd":0.9}' });
+    const { body: own } = await post<Estimate>('/jobs/estimate', { requirements: {} });
+    expect(own.offer?.vramGb).toBeLessThan(40);
+    const { body: ours } = await post<Estimate>('/jobs/estimate');
+    expect(ours.offer?.vramGb).toBeGreaterThanOrEqual(40);
   });
 });
 
