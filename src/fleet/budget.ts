@@ -42,6 +42,9 @@ interface Standing {
   credit: Credit | null;
 }
 
+/** For which instance money is asked for. */
+type Asker = 'new' | 'requested before';
+
 /** One lock for every decision that commits money, over all replicas. */
 const MONEY_LOCK = 0x636679;
 const HOUR_MS = 3_600_000;
@@ -61,11 +64,11 @@ export function createBudget({ db, config, clock }: BudgetDeps): Budget {
       return obstacleToNew(trx, { pricePerHourUsd, downloadUsd: 0 }, terms);
     },
 
-    firstAffordable: (offers, terms) => firstWithin(db, offers, terms),
+    firstAffordable: (offers, terms) => firstWithin(db, offers, terms, 'new'),
 
     async reserve(trx, order, terms) {
       await lockMoney(trx);
-      return firstWithin(trx, await order(), terms);
+      return firstWithin(trx, await order(), terms, 'requested before');
     },
 
     async mayAdopt(trx, offer, terms) {
@@ -90,9 +93,10 @@ export function createBudget({ db, config, clock }: BudgetDeps): Budget {
     executor: Executor,
     offers: readonly Offer[],
     terms: Terms,
+    asker: Asker,
   ): Promise<Offer | Obstacle> {
     const now = clock.now();
-    const standing = await readStanding(executor, config, now, 'requested before');
+    const standing = await readStanding(executor, config, now, asker);
     let first: Obstacle | null = null;
     for (const offer of offers) {
       const ask = commitmentTo(costsOf(offer), terms.expiresAt, config, now);
@@ -200,12 +204,7 @@ function tooDear(offer: Offer, { maxPricePerHourUsd: limit }: Terms): Obstacle |
 }
 
 /** Where the money stands. An instance that was requested before was counted then, and not again; a new one comes after all those. */
-async function readStanding(
-  db: Executor,
-  config: BudgetConfig,
-  now: Date,
-  asker: 'new' | 'requested before',
-): Promise<Standing> {
+async function readStanding(db: Executor, config: BudgetConfig, now: Date, asker: Asker): Promise<Standing> {
   const position = await readPosition(db, config, now);
   const credit = await readCredit(db);
   if (asker === 'requested before') return { position: { ...position, instances: 0 }, credit };

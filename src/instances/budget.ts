@@ -48,7 +48,10 @@ export interface Budget {
    * Locks out every other decision on money until the transaction ends.
    */
   admit(trx: Transaction<Tables>, terms: Terms): Promise<Obstacle | null>;
-  /** The first of the offers whose worst case can be paid, or why none can. Not a promise: `reserve` decides. */
+  /**
+   * The first of the offers that one more instance, which nobody has requested yet, could take now, or why it could take none. Not a
+   * promise: `admit` and `reserve` decide.
+   */
   firstAffordable(offers: readonly Offer[], terms: Terms): Promise<Offer | Obstacle>;
   /**
    * The first of the offers that may be rented, by the worst case: its price until its latest end, its disk, and what may be

@@ -367,6 +367,16 @@ describe('an estimate', () => {
     const { body: ours } = await post<Estimate>('/jobs/estimate');
     expect(ours.offer?.vramGb).toBeGreaterThanOrEqual(40);
   });
+
+  it('says that there may be no further instance', async () => {
+    await start({}, { MAX_INSTANCES: '1' });
+    await rent();
+    const wanted = { requirements: { minVramGb: 40 } };
+    const { body } = await post<Estimate>('/jobs/estimate', wanted);
+    expect(body).toMatchObject({ place: 'offer', obstacle: expect.stringMatching(/MAX_INSTANCES/) });
+    const { body: refused } = await post<Problem>('/instances', wanted);
+    expect(refused.limitName).toBe('MAX_INSTANCES');
+  });
 });
 
 describe('credit', () => {
