@@ -135,7 +135,13 @@ async function readyPlace({ db }: EstimateDeps, request: EstimateRequest): Promi
   const rows = await db
     .selectFrom('instances')
     .leftJoin('rentals', 'rentals.id', 'instances.rental_id')
-    .select(['instances.id', 'instances.status', ...machineColumns, 'price_per_hour_usd'])
+    .select([
+      'instances.id',
+      'instances.status',
+      'unreachable_since',
+      ...machineColumns,
+      'price_per_hour_usd',
+    ])
     .where('instances.status', '<>', 'terminated')
     .execute();
   if (request.instanceId !== undefined && !rows.some(({ id }) => id === request.instanceId)) {
@@ -148,12 +154,13 @@ async function readyPlace({ db }: EstimateDeps, request: EstimateRequest): Promi
     wantedInstanceId: request.instanceId ?? null,
   };
   const [best] = rows
-    .filter(({ status }) => status === 'ready')
+    // As the dispatch has it.
+    .filter(({ status, unreachable_since: silentSince }) => status === 'ready' && silentSince === null)
     .filter((row) => fits(wishes, machineFacts(row)))
     .toSorted((a, b) => (a.price_per_hour_usd ?? 0) - (b.price_per_hour_usd ?? 0));
   if (best === undefined) {
     if (request.instanceId === undefined) return null;
-    return `Instance ${request.instanceId} is not ready, or does not satisfy the requirements.`;
+    return `Instance ${request.instanceId} is not ready, does not answer, or does not satisfy the requirements.`;
   }
   return {
     place: { kind: 'instance', instanceId: best.id },

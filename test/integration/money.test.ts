@@ -377,6 +377,16 @@ describe('an estimate', () => {
     const { body: refused } = await post<Problem>('/instances', wanted);
     expect(refused.limitName).toBe('MAX_INSTANCES');
   });
+
+  it('does not count on an instance that does not answer', async () => {
+    await start({}, { INSTANCE_CHECK_SECONDS: '600' });
+    const { id } = await rent();
+    const { db } = service.service.database;
+    await db.updateTable('instances').set({ unreachable_since: new Date() }).execute();
+    expect((await post<Estimate>('/jobs/estimate')).body.place).toBe('offer');
+    const { body: pinned } = await post<Estimate>('/jobs/estimate', { instanceId: id });
+    expect(pinned).toMatchObject({ place: 'none', obstacle: expect.stringMatching(/does not answer/) });
+  });
 });
 
 describe('credit', () => {
