@@ -22,6 +22,7 @@ export type BudgetConfig = Pick<
   Config,
   | 'FLEET_MAX'
   | 'MAX_INSTANCES'
+  | 'MAX_PRICE_PER_HOUR_USD'
   | 'MAX_TOTAL_PRICE_PER_HOUR_USD'
   | 'MAX_SPEND_PER_DAY_USD'
   | 'MAX_SPEND_PER_MONTH_USD'
@@ -72,7 +73,7 @@ export function createBudget({ db, config, clock }: BudgetDeps): Budget {
     },
 
     async mayAdopt(trx, offer, terms) {
-      if (tooDear(offer, terms) !== null) return false;
+      if (tooDear(config, offer, terms) !== null) return false;
       if (terms.forFleet && !(await fleetHasRoom(trx, config))) return false;
       return (await obstacleToNew(trx, costsOf(offer), terms)) === null;
     },
@@ -100,7 +101,7 @@ export function createBudget({ db, config, clock }: BudgetDeps): Budget {
     let first: Obstacle | null = null;
     for (const offer of offers) {
       const ask = commitmentTo(costsOf(offer), terms.expiresAt, config, now);
-      const obstacle = tooDear(offer, terms) ?? findObstacle(config, standing, ask);
+      const obstacle = tooDear(config, offer, terms) ?? findObstacle(config, standing, ask);
       if (obstacle === null) return offer;
       first ??= obstacle;
     }
@@ -187,8 +188,9 @@ export function explainBreach({ limitName, limit, committed, asked, period }: Li
   return `${limitName} is ${limit} ${unit}. At worst ${committed.toFixed(3)} are taken${when}, and this would add up to ${asked.toFixed(3)}. End an instance, ask for a shorter life or a lower price, or raise the limit.`;
 }
 
-/** An offer that the caller chose may cost more than the request, or the service, allows. */
-function tooDear(offer: Offer, { maxPricePerHourUsd: limit }: Terms): Obstacle | null {
+/** An offer that the caller chose may cost more than the request, or the service, allows; and the service may allow less by now. */
+function tooDear(config: BudgetConfig, offer: Offer, terms: Terms): Obstacle | null {
+  const limit = Math.min(terms.maxPricePerHourUsd, config.MAX_PRICE_PER_HOUR_USD);
   if (offer.pricePerHourUsd <= limit) return null;
   return {
     reason: 'limit_reached',

@@ -30,7 +30,7 @@ export interface LimitNumbers {
 export interface Terms {
   /** From then on the instance ends; null where it may live for ever. */
   expiresAt: Date | null;
-  /** The highest price that it may have. */
+  /** The highest price that it may have, unless the settings allow less. */
   maxPricePerHourUsd: number;
 }
 

@@ -50,7 +50,7 @@ const unwanted: ReadonlySet<TerminationReason> = new Set(['requested', 'idle', '
 /** What is needed to use the machine again: nobody meant it to end, its secret is known, its life is not over, and the limits leave room. */
 export async function missedRecord(
   trx: Transaction<Tables>,
-  { budget, config, clock }: InstanceDeps,
+  { budget, clock }: InstanceDeps,
   { rental }: Orphan,
   closed: ClosedRecord,
 ): Promise<Missed | undefined> {
@@ -65,14 +65,10 @@ export async function missedRecord(
   if (expiresAt !== null && expiresAt <= clock.now()) return undefined;
   // The host may have raised the price since.
   const offer = { ...closed.offer, pricePerHourUsd: priceOf(rental, closed) };
-  const maxPricePerHourUsd = Math.min(
-    requirements?.maxPricePerHourUsd ?? Infinity,
-    config.MAX_PRICE_PER_HOUR_USD,
-  );
   // The earlier instance may live on with another machine, so that this one is counted nowhere.
   const isAllowed = await budget.mayAdopt(trx, offer, {
     expiresAt,
-    maxPricePerHourUsd,
+    maxPricePerHourUsd: requirements?.maxPricePerHourUsd ?? Infinity,
     forFleet: wish !== null,
   });
   return isAllowed ? { closed, earlier } : undefined;

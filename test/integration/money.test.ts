@@ -10,6 +10,7 @@ import type { Tables } from '../../src/database/tables.ts';
 import { createBudget } from '../../src/fleet/budget.ts';
 import { readCredit, watchCredit } from '../../src/fleet/credit.ts';
 import { isObstacle } from '../../src/instances/budget.ts';
+import type { Offer } from '../../src/instances/provider.ts';
 import { requirementsSchema } from '../../src/instances/requirements.ts';
 import type { JobCost } from '../../src/jobs/cost.ts';
 import { instantPhases, startVastDouble, type OfferSpec, type VastDouble } from '../doubles/vast/index.ts';
@@ -455,6 +456,27 @@ describe('a machine that is found again', () => {
         .values({ id: uuid(), provider: 'vast', status: 'requested', requirements })
         .execute();
       expect(await mayAdopt()).toBe(false);
+    } finally {
+      await stop();
+    }
+  });
+});
+
+describe('an instance that was requested before the highest price was lowered', () => {
+  it('takes no machine that is dearer than may be paid now', async () => {
+    const { database, stop } = await createTestDatabase();
+    try {
+      const config = loadConfig({ MAX_PRICE_PER_HOUR_USD: '0.5' });
+      const budget = createBudget({ db: database.db, config, clock: { now: () => new Date() } });
+      const terms = { expiresAt: new Date(Date.now() + 3_600_000), maxPricePerHourUsd: 1 };
+      const [dearer, cheaper] = [offer({ pricePerHourUsd: 0.8 }), offer({ pricePerHourUsd: 0.4 })];
+      const reserve = (...offers: Offer[]) =>
+        database.db.transaction().execute((trx) => budget.reserve(trx, async () => offers, terms));
+      expect(await reserve(dearer, cheaper)).toBe(cheaper);
+      expect(await reserve(dearer)).toMatchObject({
+        reason: 'limit_reached',
+        numbers: { limitName: 'MAX_PRICE_PER_HOUR_USD', limit: 0.5, asked: 0.8 },
+      });
     } finally {
       await stop();
     }
