@@ -33,22 +33,18 @@ export type Verdict = 'none' | 'drain' | 'end';
 
 /** What a running total calls for, from what will be spent before the next look, in a drain, and in a destruction that is refused for a while. */
 export function judgeSpending(
-  limits: Pick<Limits, 'perDayUsd' | 'perMonthUsd'>,
+  { perDayUsd, perMonthUsd }: Pick<Limits, 'perDayUsd' | 'perMonthUsd'>,
   position: Position,
   times: { intervalMs: number; drainMs: number; destroyMs: number },
 ): Verdict {
   const passedAfter = (ms: number): boolean =>
-    findBreach({ ...anything, ...limits }, within(position, ms), null) !== null;
+    findBreach({ ...anything, perDayUsd, perMonthUsd }, within(position, ms), null) !== null;
   if (passedAfter(times.intervalMs + times.destroyMs)) return 'end';
   return passedAfter(times.intervalMs + times.drainMs + times.destroyMs) ? 'drain' : 'none';
 }
 
-const anything: Limits = {
-  instances: Infinity,
-  totalPricePerHourUsd: Infinity,
-  perDayUsd: Infinity,
-  perMonthUsd: Infinity,
-};
+/** Limits that are no running totals. */
+const anything = { instances: Infinity, totalPricePerHourUsd: Infinity };
 
 /** The commitments as they will be if everything is ended in a while. Nothing that downloads now will be stopped by an end. */
 function within(position: Position, ms: number): Position {

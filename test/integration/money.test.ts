@@ -9,11 +9,13 @@ import type { Database } from '../../src/database/database.ts';
 import type { Tables } from '../../src/database/tables.ts';
 import { createBudget } from '../../src/fleet/budget.ts';
 import { readCredit, watchCredit } from '../../src/fleet/credit.ts';
+import { guardMoney } from '../../src/fleet/guard.ts';
 import { isObstacle } from '../../src/instances/budget.ts';
 import type { Offer } from '../../src/instances/provider.ts';
 import { requirementsSchema } from '../../src/instances/requirements.ts';
 import type { JobCost } from '../../src/jobs/cost.ts';
 import { instantPhases, startVastDouble, type OfferSpec, type VastDouble } from '../doubles/vast/index.ts';
+import { systemClock } from '../../src/support/clock.ts';
 import { createTestDatabase, openDatabase } from '../support/database.ts';
 import { offer } from '../support/offers.ts';
 import { intendedRental } from '../support/rentals.ts';
@@ -482,6 +484,52 @@ describe('an instance that was requested before the highest price was lowered', 
     }
   });
 });
+
+describe('machines that together cost more than they may', () => {
+  it('are let go, the dearest first, until the others may stay', async () => {
+    const { database, stop } = await createTestDatabase();
+    try {
+      const { db, queues } = database;
+      const config = loadConfig({ MAX_TOTAL_PRICE_PER_HOUR_USD: '1' });
+      for (const pricePerHourUsd of [0.4, 0.8, 0.5]) await addReady(db, pricePerHourUsd);
+      const deps = { db, queues, config, clock: systemClock, log: pino({ level: 'silent' }) };
+      expect(await guardMoney(deps)).toBe(1);
+      expect(await guardMoney(deps)).toBe(0);
+      const all = await db
+        .selectFrom('instances')
+        .innerJoin('rentals', 'rentals.id', 'instances.rental_id')
+        .select(['price_per_hour_usd', 'instances.status', 'pending_reason', 'pending_detail'])
+        .orderBy('price_per_hour_usd')
+        .execute();
+      expect(all).toMatchObject([
+        { price_per_hour_usd: 0.4, status: 'ready' },
+        { price_per_hour_usd: 0.5, status: 'ready' },
+        {
+          price_per_hour_usd: 0.8,
+          status: 'draining',
+          pending_reason: 'limit_reached',
+          pending_detail: expect.stringMatching(/MAX_TOTAL_PRICE_PER_HOUR_USD/),
+        },
+      ]);
+    } finally {
+      await stop();
+    }
+  });
+});
+
+async function addReady(db: Kysely<Tables>, pricePerHourUsd: number): Promise<void> {
+  const id = uuid();
+  const now = new Date();
+  const rental = intendedRental(id, offer({ pricePerHourUsd }));
+  await db
+    .insertInto('instances')
+    .values({ id, provider: 'vast', status: 'ready', rental_id: rental.id })
+    .execute();
+  await db
+    .insertInto('rentals')
+    .values({ ...rental, status: 'active', create_sent_at: now, confirmed_at: now })
+    .execute();
+}
 
 describe('two replicas', () => {
   it('cannot commit the same money twice', async () => {

@@ -133,6 +133,12 @@ describe('a running total', () => {
     expect(judgeSpending(limits, spent(19.1), times)).toBe('end');
   });
 
+  it('leaves the price of everything together to others', () => {
+    const now = at(5, 10);
+    const commitments = [commitment(now, 1, 4), commitment(now, 1, 4)];
+    expect(judgeSpending(limits, position(now, { commitments }), times)).toBe('none');
+  });
+
   it('does not stop what only the next day would pay', () => {
     const now = at(5, 23);
     const commitments = [commitment(now, 12)];
