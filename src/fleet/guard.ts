@@ -1,5 +1,5 @@
 // The guard: ends what has outlived its time, and everything that bills before a limit is passed.
-import type { Kysely } from 'kysely';
+import type { Kysely, Transaction } from 'kysely';
 import type { Config } from '../config.ts';
 import type { Queues } from '../database/queues.ts';
 import type { InstanceRow, Tables } from '../database/tables.ts';
@@ -63,15 +63,17 @@ async function endExpired(deps: GuardDeps): Promise<number> {
   const now = deps.clock.now();
   const expired = await deps.db
     .selectFrom('instances')
-    .select(['id', 'expires_at'])
+    .select(['id', 'expires_at', 'pending_reason', 'pending_detail'])
     .where('status', 'in', ['requested', 'provisioning', 'ready', 'draining'])
     .where('expires_at', '<=', now)
     .execute();
   let ended = 0;
-  for (const { id, expires_at: expiresAt } of expired) {
+  for (const { id, expires_at: expiresAt, pending_reason: reason, pending_detail: detail } of expired) {
     const overMs = now.getTime() - (expiresAt ?? now).getTime();
     const drain = overMs < deps.config.DRAIN_LIMIT_MINUTES * MINUTE_MS;
-    if (await end(deps, id, { drain, reason: 'lifetime_reached', detail: null })) ended += 1;
+    const why =
+      reason === 'limit_reached' ? { reason, detail } : { reason: 'lifetime_reached' as const, detail: null };
+    if (await end(deps, id, { drain, ...why })) ended += 1;
   }
   return ended;
 }
@@ -148,15 +150,23 @@ async function end(
       .forUpdate()
       .executeTakeFirst();
     if (instance === undefined || (drain && instance.status === 'draining')) return false;
+    const now = clock.now();
     const began = await beginEnding(trx, queues, instance, {
       drain,
       reason,
       detail,
       jobReason: terminationReasons[reason],
       maxAttempts: config.JOB_MAX_ATTEMPTS,
-      now: clock.now(),
+      now,
     });
+    // Its jobs have no longer than those of one whose life is over.
+    if (began && drain) await shortenLife(trx, instance, now);
     if (began) log.warn({ instanceId: id, reason, detail, drain }, 'an instance is ended by the guard');
     return began;
   });
+}
+
+async function shortenLife(trx: Transaction<Tables>, { id, expires_at: expiresAt }: InstanceRow, now: Date) {
+  if (expiresAt !== null && expiresAt <= now) return;
+  await trx.updateTable('instances').set({ expires_at: now }).where('id', '=', id).execute();
 }

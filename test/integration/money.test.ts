@@ -515,6 +515,31 @@ describe('machines that together cost more than they may', () => {
       await stop();
     }
   });
+
+  it('are ended where their jobs take longer than they may, and keep their reason', async () => {
+    const { database, stop } = await createTestDatabase();
+    try {
+      const { db, queues } = database;
+      const config = loadConfig({ MAX_TOTAL_PRICE_PER_HOUR_USD: '1', DRAIN_LIMIT_MINUTES: '10' });
+      await addReady(db, 1.5);
+      const startMs = Date.now();
+      const guardAfter = async (minutes: number) => {
+        const clock = { now: () => new Date(startMs + minutes * 60_000) };
+        await guardMoney({ db, queues, config, clock, log: pino({ level: 'silent' }) });
+        return db.selectFrom('instances').selectAll().executeTakeFirstOrThrow();
+      };
+      const drained = await guardAfter(0);
+      expect(drained).toMatchObject({ status: 'draining', pending_reason: 'limit_reached' });
+      expect(await guardAfter(9)).toMatchObject({ status: 'draining' });
+      expect(await guardAfter(11)).toMatchObject({
+        status: 'terminating',
+        pending_reason: 'limit_reached',
+        pending_detail: drained.pending_detail,
+      });
+    } finally {
+      await stop();
+    }
+  });
 });
 
 async function addReady(db: Kysely<Tables>, pricePerHourUsd: number): Promise<void> {
