@@ -278,6 +278,22 @@ describe('the books', () => {
     }
   });
 
+  it('follow a price that the host raises while the machine cannot be destroyed', async () => {
+    await start({ offers: [dear] }, rich);
+    const { id, rentals } = await rent();
+    vast.knobs.faults.destroy.push(...Array.from({ length: 1000 }, () => 'noop' as const));
+    await service.call(`/instances/${id}`, { method: 'DELETE' });
+    vast.strike(Number(rentals[0]?.providerInstanceId), 'price-raised');
+    const ending = await service.until<Instance>(
+      `/instances/${id}`,
+      ({ pricePerHourUsd }) => (pricePerHourUsd ?? 0) > 2 * 90,
+      10_000,
+    );
+    expect(ending.status).toBe('terminating');
+    vast.knobs.faults.destroy.length = 0;
+    await service.until<Instance>(`/instances/${id}`, ({ status }) => status === 'terminated');
+  });
+
   it('add up by day, by instance and by key, page by page', async () => {
     await start({ offers: [dear] }, { ...rich, MAX_INSTANCES: '2' });
     const ids = [(await rent()).id, (await rent()).id];

@@ -5,6 +5,7 @@ import { ProviderError } from '../provider.ts';
 import type { RentalStep, Step } from './step.ts';
 import { enterPhase, stillOwned, type InstanceUpdate } from '../records.ts';
 import { check } from './check.ts';
+import { viewRental } from './load.ts';
 import { finish, lookAgain, needProvider, needProviderId } from './step.ts';
 
 /** After so many tries a person should know; the tries go on. */
@@ -95,7 +96,8 @@ async function markDestroying(step: RentalStep): Promise<void> {
 
 /**
  * Gone only when both views agree. A rental that no view has ever shown may still be hidden by read lag,
- * so its absence proves nothing before the settling window has passed. Views that fail never hold up the next try to destroy it.
+ * so its absence proves nothing before the settling window has passed. One that is still there bills, at a price that may rise.
+ * Views that fail never hold up the next try to destroy it.
  */
 async function isGone(step: RentalStep): Promise<boolean> {
   try {
@@ -112,12 +114,7 @@ async function isGone(step: RentalStep): Promise<boolean> {
 
 async function isAbsent(step: RentalStep): Promise<boolean> {
   const { rental, deps, now } = step;
-  const provider = needProvider(step);
-  const view = await provider.describe(needProviderId(rental), step.signal);
-  if (view.kind === 'present') return false;
-  const listed = await provider.listAll(step.signal);
-  if (listed.some(({ providerInstanceId }) => providerInstanceId === rental.provider_instance_id))
-    return false;
+  if ((await viewRental(step)) !== 'absent') return false;
   // Not from the call: it may have waited for its turn, or for its answer, longer than the whole window.
   const knownMs = now.getTime() - (rental.confirmed_at ?? rental.created_at).getTime();
   return rental.seen_at !== null || knownMs >= deps.config.RENT_SETTLE_SECONDS * 1000;
