@@ -6,6 +6,7 @@ import { backoffMs } from '../support/backoff.ts';
 import { sleep } from '../support/sleep.ts';
 import { connectionSettings, type ServerAddress } from './connection.ts';
 import type { Executor } from './queues.ts';
+import { waitAtMost } from './within.ts';
 
 export interface Notifications {
   /** Sends `payload` (below 8000 bytes) to every subscriber in every replica. In a transaction it leaves at commit. */
@@ -22,6 +23,7 @@ export interface Notifications {
 type Listener = (payload: string) => void;
 
 const pulseMs = 15_000;
+const endLimitMs = 2_000;
 
 interface Connection {
   client: Client;
@@ -126,7 +128,8 @@ export async function startNotifications(address: ServerAddress, log: Logger): P
     stop: async () => {
       stopping.abort();
       clearInterval(pulse);
-      await connection.client.end().catch(() => undefined);
+      // A server that is out of reach never says goodbye.
+      await waitAtMost(endLimitMs, connection.client.end());
     },
   };
 }

@@ -7,6 +7,7 @@ import { pino } from 'pino';
 import { sql } from 'kysely';
 import { describe, expect, it, onTestFinished } from 'vitest';
 import { migrate } from '../../src/database/migrate.ts';
+import { startNotifications } from '../../src/database/notifications.ts';
 import { reach } from '../../src/database/reach.ts';
 import { bareEnvironment } from '../support/child.ts';
 import { createTestDatabase, openDatabase } from '../support/database.ts';
@@ -29,13 +30,19 @@ async function refusalOf(url: string): Promise<string> {
 
 /** The URL of something that answers the first packet of every connection in its own way. */
 async function pretendPostgres(answer: (socket: Socket) => void): Promise<string> {
-  const server = createServer((socket) => {
+  const sockets = new Set<Socket>();
+  // It does not hang up because the client has.
+  const server = createServer({ allowHalfOpen: true }, (socket) => {
+    sockets.add(socket);
     socket.on('error', () => undefined);
     socket.once('data', () => answer(socket));
   });
   server.listen(0, '127.0.0.1');
   await once(server, 'listening');
-  onTestFinished(() => new Promise((resolve) => void server.close(() => resolve())));
+  onTestFinished(async () => {
+    for (const socket of sockets) socket.destroy();
+    await new Promise((resolve) => void server.close(resolve));
+  });
   // oxlint-disable-next-line typescript/no-unsafe-type-assertion -- a server on TCP has a port
   const { port } = server.address() as AddressInfo;
   return `postgresql://alice:hunter2@127.0.0.1:${port}/fleet`;
@@ -131,4 +138,10 @@ describe('a database that cannot be used', () => {
     expect(await refusalOf(url)).toBe(message);
     await expect(migrate({ connectionString: url }, log)).rejects.toThrow(message);
   });
+});
+
+it('does not keep the service from stopping when it goes out of reach without a word', async () => {
+  const url = await pretendPostgres((socket) => void socket.write(welcome()));
+  const notifications = await startNotifications({ connectionString: url }, log);
+  await expect(notifications.stop()).resolves.toBeUndefined();
 });
