@@ -65,7 +65,8 @@ async function loadInstances(
     const idleMinutes = row.idle_minutes ?? defaultIdleMinutes;
     const isReady = row.status === 'ready';
     const isComing = row.status === 'requested' || row.status === 'provisioning';
-    const waitedMs = now.getTime() - (row.phase_started_at ?? row.created_at).getTime();
+    const silentSince = isReady ? row.unreachable_since : (row.phase_started_at ?? row.created_at);
+    const silentMs = silentSince === null ? 0 : now.getTime() - silentSince.getTime();
     return {
       ...expectedFacts(row),
       state: isReady ? 'ready' : isComing ? 'coming' : 'ending',
@@ -74,9 +75,7 @@ async function loadInstances(
       raceId: row.race_id,
       readyAt: row.ready_at,
       // A rented machine that is silent is given up before long; a server of the settings never is.
-      promising:
-        row.provider !== 'static' ||
-        (isReady ? row.unreachable_since === null : waitedMs < STATIC_PATIENCE_MS),
+      promising: row.provider !== 'static' || silentMs < STATIC_PATIENCE_MS,
       pinnedJobs: row.pinnedJobs ?? 0,
       busyJobs: row.busyJobs,
       idleSince: row.idleSince,

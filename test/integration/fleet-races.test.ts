@@ -116,6 +116,20 @@ describe('an instance that is about to be let go', () => {
   });
 });
 
+describe('a server of the settings', () => {
+  it.each([
+    ['is waited for in a moment of silence', 5_000, true],
+    ['is not waited for when it stays silent', 61_000, false],
+  ])('%s', async (_, silentMs, isWaitedFor) => {
+    const id = await bench.addInstance();
+    await bench.database.db
+      .updateTable('instances')
+      .set({ unreachable_since: new Date(Date.now() - silentMs) })
+      .execute();
+    expect(await seen(id)).toMatchObject({ rented: false, promising: isWaitedFor });
+  });
+});
+
 describe('the pause after an instance that was never ready', () => {
   it('counts from the end of the instance, also where its last machine had failed long before', async () => {
     const { db } = bench.database;
