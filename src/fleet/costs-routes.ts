@@ -95,7 +95,7 @@ const estimateSchema = z
       })
       .nullable(),
     worstCaseUsd: usd(
-      'The most that it can cost: longest boot and run, all attempts but the last lost',
+      'The most that it can cost: each machine that may be tried boots as long as it may, and all attempts but the last are lost at their end. Without what further machines download, and the time for which the last one waits for more jobs',
     ).nullable(),
     obstacle: z.string().nullable().describe('Why it could not run now, a limit for example'),
   })

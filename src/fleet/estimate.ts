@@ -60,7 +60,6 @@ interface Place {
   pricePerHourUsd: number;
   bootSeconds: number;
   expectedDownloadUsd: number;
-  worstBootSeconds: number;
   worstDownloadUsd: number;
   obstacle: string | null;
 }
@@ -103,14 +102,21 @@ async function shapeOf(
   return workflowShape(workflow);
 }
 
-/** Every attempt but the last is lost at its very end, and each further one boots a machine at the highest price that is allowed. */
+/**
+ * Every attempt but the last is lost at its very end, and every machine that is tried before one gets ready takes as long as it may.
+ * All but the first have the highest price that is allowed.
+ */
 function worstCaseOf(place: Place, request: EstimateRequest, config: Config): number {
   const runSeconds = request.timeLimitSeconds ?? config.JOB_TIME_LIMIT_SECONDS;
-  const first = priceOf(place, place.worstBootSeconds + runSeconds) + place.worstDownloadUsd;
+  const dearest = { pricePerHourUsd: highestPriceOf(request, config) };
+  const failed = priceOf(dearest, (config.MAX_RENTALS_PER_INSTANCE - 1) * longestBootSeconds(config));
+  const first =
+    place.place.kind === 'instance'
+      ? priceOf(place, runSeconds)
+      : priceOf(place, longestBootSeconds(config)) + failed + priceOf(dearest, runSeconds);
+  const further = failed + priceOf(dearest, longestBootSeconds(config) + runSeconds);
   const isPinned = request.instanceId !== undefined;
-  const pricePerHourUsd = highestPriceOf(request, config);
-  const further = priceOf({ pricePerHourUsd }, longestBootSeconds(config) + runSeconds);
-  return first + (isPinned ? 0 : (config.JOB_MAX_ATTEMPTS - 1) * further);
+  return first + place.worstDownloadUsd + (isPinned ? 0 : (config.JOB_MAX_ATTEMPTS - 1) * further);
 }
 
 function priceOf({ pricePerHourUsd }: Pick<Place, 'pricePerHourUsd'>, seconds: number): number {
@@ -168,7 +174,6 @@ async function readyPlace({ db }: EstimateDeps, request: EstimateRequest): Promi
     pricePerHourUsd: best.price_per_hour_usd ?? 0,
     bootSeconds: 0,
     expectedDownloadUsd: 0,
-    worstBootSeconds: 0,
     worstDownloadUsd: 0,
     obstacle: null,
   };
@@ -198,7 +203,6 @@ async function offeredPlace(deps: EstimateDeps, request: EstimateRequest): Promi
     pricePerHourUsd: ranked.offer.pricePerHourUsd,
     bootSeconds: ranked.expectedBootMinutes * 60,
     expectedDownloadUsd: ranked.expectedParts.downloadUsd,
-    worstBootSeconds: longestBootSeconds(config),
     worstDownloadUsd: costsOf(ranked.offer).downloadUsd,
     obstacle: isBlocked ? choice.detail : null,
   };

@@ -61,6 +61,7 @@ interface Costs {
 interface Estimate {
   place: string;
   instanceId: string | null;
+  pricePerHourUsd: number | null;
   offer: { id: string; vramGb: number; expectedParts: Record<string, number> } | null;
   bootSeconds: number | null;
   run: { seconds: number; basis: string; samples: number };
@@ -367,6 +368,25 @@ describe('an estimate', () => {
       run: { basis: 'same_gpu', samples: 1 },
     });
     expect(ready.expected?.totalUsd).toBeLessThan(offered.expected?.totalUsd ?? 0);
+  });
+
+  it('counts in the worst case every machine that may be tried before one gets ready', async () => {
+    await start(
+      {},
+      {
+        MAX_PRICE_PER_HOUR_USD: '0.9',
+        MAX_RENTALS_PER_INSTANCE: '3',
+        JOB_MAX_ATTEMPTS: '2',
+        LOADING_TIMEOUT_SECONDS: '1800',
+        STARTING_TIMEOUT_SECONDS: '1800',
+        JOB_TIME_LIMIT_SECONDS: '3600',
+      },
+    );
+    const { body } = await post<Estimate>('/jobs/estimate');
+    // An hour for each boot, the first at the price of the offer, and for each of two runs.
+    const hoursAtHighestPrice = 2 * (3 + 1) - 1;
+    expect(body.worstCaseUsd).toBeGreaterThanOrEqual(hoursAtHighestPrice * 0.9 + (body.pricePerHourUsd ?? 1));
+    expect(body.worstCaseUsd).toBeLessThan((hoursAtHighestPrice + 2) * 0.9);
   });
 
   it('says what stands in the way', async () => {
