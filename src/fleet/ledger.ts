@@ -203,9 +203,25 @@ async function record(trx: Transaction<Tables>, rental: RentalRow, now: Date): P
       .execute();
   }
   // One that was thought to be gone and came back is open again.
-  const recordedAt = rental.status === 'gone' ? now : null;
+  const recordedAt = rental.status === 'gone' && !(await hasUncountedTraffic(trx, rental)) ? now : null;
   if (recordedAt === null && rental.recorded_at === null) return;
   await trx.updateTable('rentals').set({ recorded_at: recordedAt }).where('id', '=', rental.id).execute();
+}
+
+/** An attempt may have ended, and then its machine been seen gone, since the traffic was counted. */
+async function hasUncountedTraffic(
+  trx: Transaction<Tables>,
+  { instance_id: instanceId }: RentalRow,
+): Promise<boolean> {
+  const uncounted = await trx
+    .selectFrom('attempts')
+    .select('id')
+    .where('instance_id', '=', instanceId)
+    .where('status', '=', 'ended')
+    .where('traffic_micros', 'is', null)
+    .limit(1)
+    .executeTakeFirst();
+  return uncounted !== undefined;
 }
 
 async function readTraffic(trx: Transaction<Tables>, rentalId: string): Promise<Map<string, Micros>> {

@@ -3,7 +3,8 @@ import { sql, type Transaction } from 'kysely';
 import { v7 as uuid } from 'uuid';
 import { afterAll, beforeAll, expect, it } from 'vitest';
 import type { Tables } from '../../src/database/tables.ts';
-import { spentSince } from '../../src/fleet/ledger.ts';
+import { readCosts } from '../../src/fleet/costs.ts';
+import { recordCosts, spentSince } from '../../src/fleet/ledger.ts';
 import { startOfDay } from '../../src/fleet/limits.ts';
 import { createTestDatabase, openDatabase, type TestDatabase } from '../support/database.ts';
 import { offer } from '../support/offers.ts';
@@ -21,9 +22,8 @@ beforeAll(async () => {
 afterAll(() => open.stop());
 
 /** One that cost 2 USD, an hour long, until an hour ago; nothing of it is in the ledger yet. */
-async function addRentalThatIsGone(): Promise<string> {
+async function addRentalThatIsGone(instanceId: string = uuid()): Promise<string> {
   const { db } = open.database;
-  const instanceId = uuid();
   const rental = intendedRental(instanceId, offer({ pricePerHourUsd: 2, storagePricePerHourUsd: 0 }));
   const times = { create_sent_at: before(2), confirmed_at: before(2), gone_at: before(1) };
   await db
@@ -32,9 +32,42 @@ async function addRentalThatIsGone(): Promise<string> {
     .execute();
   await db
     .insertInto('rentals')
-    .values({ ...rental, ...times, status: 'gone' })
+    .values({ ...rental, ...times, created_at: before(2), status: 'gone' })
     .execute();
   return rental.id;
+}
+
+/** A job that was sent a file of 1 GB there, for 0.002 USD. */
+async function addEndedAttempt(trx: Transaction<Tables>, instanceId: string): Promise<void> {
+  const [jobId, assetId] = [uuid(), 'a'.repeat(64)];
+  await trx
+    .insertInto('assets')
+    .values({ id: assetId, stored_as: assetId, size_bytes: 1e9, content_type: 'image/png', uploaded: true })
+    .execute();
+  await trx
+    .insertInto('jobs')
+    .values({
+      id: jobId,
+      status: 'failed',
+      workflow: '{}',
+      inputs: JSON.stringify([{ assetId }]),
+      wait_limit_ms: 1,
+      time_limit_ms: 1,
+    })
+    .execute();
+  const times = { created_at: before(1.5), submitted_at: before(1.5), ended_at: before(1.1) };
+  await trx
+    .insertInto('attempts')
+    .values({
+      id: uuid(),
+      job_id: jobId,
+      number: 1,
+      instance_id: instanceId,
+      slot: 0,
+      status: 'ended',
+      ...times,
+    })
+    .execute();
 }
 
 /** As the ledger does it for a rental that is gone. */
@@ -77,3 +110,43 @@ it('counts a rental once whose books are closed in the middle of the counting', 
     await other.stop();
   }
 });
+
+it('holds the traffic of a job that ended, with its machine, in the middle of the writing', async () => {
+  const { db } = open.database;
+  const other = await openDatabase(open.url);
+  try {
+    const instanceId = uuid();
+    const id = await addRentalThatIsGone(instanceId);
+    const writing = await other.db.transaction().execute(async (trx) => {
+      await trx.selectFrom('rentals').select('id').where('id', '=', id).forUpdate().execute();
+      // It has counted the traffic already when it waits for the rental.
+      const pending = recordCosts(db, now);
+      await expect.poll(() => isAwaited(trx)).toBe(true);
+      await addEndedAttempt(trx, instanceId);
+      return { pending };
+    });
+    await writing.pending;
+    await recordCosts(db, now);
+    const { total } = await readCosts(db, {
+      from: '2026-01-15',
+      to: '2026-01-15',
+      groupBy: 'day',
+      instanceId,
+      apiKey: undefined,
+      limit: 1,
+      cursor: undefined,
+    });
+    expect(total).toMatchObject({ trafficUsd: 0.002, totalUsd: 2.002, final: true });
+  } finally {
+    await other.stop();
+  }
+});
+
+/** Whether somebody waits for the end of this transaction. */
+async function isAwaited(trx: Transaction<Tables>): Promise<boolean> {
+  const { rows } = await sql`
+    select from pg_locks
+    where not granted and locktype = 'transactionid' and transactionid = pg_current_xact_id()::xid
+  `.execute(trx);
+  return rows.length > 0;
+}
