@@ -9,7 +9,7 @@ import { jobRequestSchema } from '../jobs/schemas.ts';
 import { costGroups, readCosts, type CostPage } from './costs.ts';
 import { estimateJob, type Estimate, type EstimateDeps } from './estimate.ts';
 import { recordCosts } from './ledger.ts';
-import { dayName, startOfMonth } from './limits.ts';
+import { dayName } from './limits.ts';
 
 const usd = (description: string) => z.number().describe(`${description}, in US dollars`);
 
@@ -30,7 +30,7 @@ const sumsSchema = {
 };
 
 const costsQuerySchema = pageQuerySchema.extend({
-  from: day('First day of UTC; the first of the present month unless told'),
+  from: day('First day of UTC; the first of the month of `to` unless told'),
   to: day('Last day of UTC; today unless told'),
   groupBy: z.enum(costGroups).default('day').describe('What each entry is the sum of'),
   instanceId: z.uuid().optional().describe('Only this instance'),
@@ -118,7 +118,7 @@ export function costRoutes(deps: EstimateDeps): FastifyPluginAsyncZod {
       },
       async (request) => {
         const now = deps.clock.now();
-        const { from = dayName(startOfMonth(now)), to = dayName(now), ...rest } = request.query;
+        const { to = dayName(now), from = `${to.slice(0, -2)}01`, ...rest } = request.query;
         if (from > to) throw new ServiceError('invalid_request', '`from` is after `to`.', { field: 'from' });
         await recordCosts(deps.db, now);
         const { groupBy, instanceId, apiKey, limit, cursor } = rest;

@@ -319,6 +319,12 @@ describe('the books', () => {
     expect(none).toMatchObject({ items: [], total: { totalUsd: 0 } });
   });
 
+  it('of a day in the past begin with its month unless told', async () => {
+    await start();
+    const { status, body } = await service.call<Costs & { from: string }>('/costs?to=2026-01-31');
+    expect({ status, from: body.from }).toEqual({ status: 200, from: '2026-01-01' });
+  });
+
   it('have no year 0, and say so of the field that names it', async () => {
     await start();
     for (const field of ['from', 'to']) {
