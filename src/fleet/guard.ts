@@ -89,12 +89,17 @@ async function endBeforeLimit(deps: GuardDeps): Promise<number> {
     destroyMs: config.DESTROY_RESERVE_HOURS * HOUR_MS,
   });
   if (verdict === 'none') return endDearest(deps, limits.totalPricePerHourUsd);
-  const detail = `${position.spentTodayUsd.toFixed(3)} USD were spent today and ${position.spentThisMonthUsd.toFixed(3)} this month; MAX_SPEND_PER_DAY_USD is ${limits.perDayUsd} and MAX_SPEND_PER_MONTH_USD ${limits.perMonthUsd}.`;
+  const detail = `${position.spentTodayUsd.toFixed(3)} USD were spent today and ${position.spentThisMonthUsd.toFixed(3)} this month; MAX_SPEND_PER_DAY_USD is ${settingOf(limits.perDayUsd)} and MAX_SPEND_PER_MONTH_USD ${settingOf(limits.perMonthUsd)}.`;
   let ended = 0;
   for (const { id } of await billing(db)) {
     if (await end(deps, id, { drain: verdict === 'drain', reason: 'limit_reached', detail })) ended += 1;
   }
   return ended;
+}
+
+/** A limit as the settings name it. */
+function settingOf(limit: number): string {
+  return limit === Infinity ? 'none' : String(limit);
 }
 
 /** A host may raise its price: then the dearest are let go until the rest is within the limit. */

@@ -213,10 +213,13 @@ describe('limits', () => {
     const rentalId = Number(ready.rentals[0]?.providerInstanceId);
     vast.knobs.faults.destroy.push(...Array.from({ length: 10_000 }, () => 'noop' as const));
     for (let times = 0; times < 3; times += 1) vast.strike(rentalId, 'price-raised');
-    await service.until<Instance>(
+    const ending = await service.until<Instance>(
       `/instances/${ready.id}`,
       ({ terminationReason }) => terminationReason === 'limit_reached',
       30_000,
+    );
+    expect(ending.terminationDetail).toMatch(
+      /MAX_SPEND_PER_DAY_USD is 4 and MAX_SPEND_PER_MONTH_USD none\.$/,
     );
     await sleep(8000);
     vast.knobs.faults.destroy.length = 0;
