@@ -98,14 +98,17 @@ export function createBudget({ db, config, clock }: BudgetDeps): Budget {
   ): Promise<Offer | Obstacle> {
     const now = clock.now();
     const standing = await readStanding(executor, config, now, asker);
-    let first: Obstacle | null = null;
+    const obstacles: { hopeless: Obstacle[]; passing: Obstacle[] } = { hopeless: [], passing: [] };
     for (const offer of offers) {
+      const dear = tooDear(config, offer, terms);
       const ask = commitmentTo(costsOf(offer), terms.expiresAt, config, now);
-      const obstacle = tooDear(config, offer, terms) ?? findObstacle(config, standing, ask);
+      const obstacle = dear ?? findObstacle(config, standing, ask);
       if (obstacle === null) return offer;
-      first ??= obstacle;
+      obstacles[dear === null ? 'passing' : 'hopeless'].push(obstacle);
     }
-    if (first === null) throw new Error('No offer was given to choose from.');
+    // What may become possible is waited for.
+    const [first] = [...obstacles.passing, ...obstacles.hopeless];
+    if (first === undefined) throw new Error('No offer was given to choose from.');
     return first;
   }
 }

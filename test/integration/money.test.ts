@@ -524,6 +524,11 @@ describe('an instance that was requested before the highest price was lowered', 
         reason: 'limit_reached',
         numbers: { limitName: 'MAX_PRICE_PER_HOUR_USD', limit: 0.5, asked: 0.8 },
       });
+      // What may become possible is waited for, and so comes before what will not.
+      const heavy = offer({ pricePerHourUsd: 0.4, downloadPricePerGbUsd: 10 });
+      expect(await reserve(dearer, heavy)).toMatchObject({
+        numbers: { limitName: 'MAX_SPEND_PER_DAY_USD' },
+      });
     } finally {
       await stop();
     }
