@@ -263,6 +263,7 @@ describe('renting an instance', () => {
     await service.service.database.db.updateTable('rentals').set({ create_sent_at: sentAt }).execute();
     await service.call(`/instances/${id}`, { method: 'DELETE' });
     await vast.until(() => vast.liveRentals().length === 0);
+    expect((await service.call<Instance>(`/instances/${id}`)).body.rentals[0]?.goneAt).toBeNull();
   });
 
   it('bills a machine until its absence was seen, not until somebody began to look', async () => {
