@@ -70,6 +70,8 @@ export interface FleetPlan {
   drain: FleetInstance[];
   /** Another of the same race was ready before. */
   lostRaces: FleetInstance[];
+  /** Nothing waits for them any more, and no machine was rented for them yet. */
+  unneeded: FleetInstance[];
   /** Why no more is rented, for each demand that is not wholly covered. */
   notes: Map<string, string>;
   /** When the plan may change although nothing happens. */

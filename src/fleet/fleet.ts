@@ -8,7 +8,7 @@ import type { Tables } from '../database/tables.ts';
 import { ServiceError } from '../errors.ts';
 import type { Instances } from '../instances/service.ts';
 import type { Clock } from '../support/clock.ts';
-import { releaseIdle, releaseLoser } from './release.ts';
+import { releaseIdle, releaseLoser, releaseUnneeded } from './release.ts';
 import type { FleetPlan, FleetSettings, Rent } from './fleet-state.ts';
 import { lockFleet } from './lock.ts';
 import { planFleet } from './scaling.ts';
@@ -101,6 +101,10 @@ async function release({ db, queues, config, log }: FleetDeps, plan: FleetPlan, 
   for (const instance of plan.drain) {
     if (await releaseIdle(deps, instance, now))
       log.info({ instanceId: instance.id }, 'an idle instance drains');
+  }
+  for (const instance of plan.unneeded) {
+    if (await releaseUnneeded(deps, instance, now))
+      log.info({ instanceId: instance.id }, 'an instance is not needed any more');
   }
   for (const instance of plan.lostRaces) {
     if (await releaseLoser(deps, instance, now))

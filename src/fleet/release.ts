@@ -32,6 +32,15 @@ export async function releaseIdle(
   });
 }
 
+/** Ends an instance that was still without a machine when nothing waited for it any more. False when it has one now, or a job wants it. */
+export async function releaseUnneeded(deps: ReleaseDeps, { id }: FleetInstance, now: Date): Promise<boolean> {
+  return deps.db.transaction().execute(async (trx) => {
+    const instance = await lock(trx, id);
+    const isMachineless = instance?.status === 'requested' || instance?.phase === 'searching';
+    return isMachineless && !(await isWanted(trx, id, null)) && end(deps, trx, instance, 'not_needed', now);
+  });
+}
+
 /** Ends an instance whose race another has won; one that got jobs all the same ends them first. */
 export async function releaseLoser(deps: ReleaseDeps, { id }: FleetInstance, now: Date): Promise<boolean> {
   return deps.db.transaction().execute(async (trx) => {

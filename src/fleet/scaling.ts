@@ -21,7 +21,10 @@ export function planFleet(state: FleetState, settings: FleetSettings, now: Date)
   const standing = oneOfEachRace(
     instances.filter((instance) => instance.state !== 'ending' && !lostRaces.includes(instance)),
   );
-  const places = standing.filter(({ promising }) => promising).map((instance) => placeOf(instance, settings));
+  const places = standing
+    .filter(({ promising }) => promising)
+    .toSorted((a, b) => distanceOf(a) - distanceOf(b))
+    .map((instance) => placeOf(instance, settings));
   const { uncovered, used } = assign(state.demands, places);
   const wanted = rentFor(uncovered, state, settings, now);
   const rented = standing.filter((instance) => instance.rented);
@@ -34,15 +37,26 @@ export function planFleet(state: FleetState, settings: FleetSettings, now: Date)
     now,
   );
   const rent = [...wanted.rent, ...reserve];
-  const idle = idleOf(standing, used, now);
+  // One that is coming may still fail, so it stands for none that is there.
+  const drain = idleOf(standing, used, now).slice(0, Math.max(0, ready - settings.minInstances));
+  const unneeded = unneededOf(rented, used).slice(
+    0,
+    Math.max(0, rented.length - drain.length - settings.minInstances),
+  );
   return {
     rent,
-    // One that is coming may still fail, so it stands for none that is there.
-    drain: idle.slice(0, Math.max(0, ready - settings.minInstances)),
+    drain,
     lostRaces,
+    unneeded: instances.filter((instance) => isMachineless(instance) && unneeded.some(isSameAs(instance))),
     notes: wanted.notes,
     nextLookAt: nextMoment(state, settings, now),
   };
+}
+
+/** How far it is from taking a job: the nearest get theirs first, so that what is left without any is what costs nothing yet. */
+function distanceOf({ state, machineKnown }: FleetInstance): number {
+  if (state === 'ready') return 0;
+  return machineKnown ? 1 : 2;
 }
 
 function placeOf(instance: FleetInstance, { jobsPerInstance }: FleetSettings): Place {
@@ -183,6 +197,23 @@ function idleOf(
   return standing
     .filter((instance) => !used.has(instance) && isIdle(instance) && idleUntil(instance) <= now.getTime())
     .toSorted((a, b) => (a.idleSince?.getTime() ?? 0) - (b.idleSince?.getTime() ?? 0));
+}
+
+/** What the fleet has asked for and nothing waits for any more; the newest first, which are the furthest from a machine. */
+function unneededOf(rented: readonly FleetInstance[], used: ReadonlySet<FleetInstance>): FleetInstance[] {
+  return rented
+    .filter((instance) => !used.has(instance) && isMachineless(instance) && instance.pinnedJobs === 0)
+    .toReversed();
+}
+
+/** Whether the fleet asked for it and it costs nothing yet: it still looks for an offer. */
+function isMachineless({ state, wish, machineKnown }: FleetInstance): boolean {
+  return state === 'coming' && wish !== null && !machineKnown;
+}
+
+/** Whether it is the same, or races it. */
+function isSameAs(instance: FleetInstance): (other: FleetInstance) => boolean {
+  return ({ id, raceId }) => id === instance.id || (raceId !== null && raceId === instance.raceId);
 }
 
 function isIdle({ state, rented, busyJobs, pinnedJobs }: FleetInstance): boolean {

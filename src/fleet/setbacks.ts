@@ -1,5 +1,5 @@
 // Instances of the fleet that never got ready: how often in a row, and when the fleet may try again.
-import { terminationReasons, type TerminationReason } from '../instances/instance.ts';
+import { terminationReasons, wantedReasons, type TerminationReason } from '../instances/instance.ts';
 
 /** An instance of the fleet that got ready or ended. */
 export interface Outcome {
@@ -26,8 +26,6 @@ const accountReasons: ReadonlySet<TerminationReason> = new Set([
   'insufficient_credit',
   'provider_refused_key',
 ]);
-/** Ends that somebody wanted. */
-const wantedReasons: ReadonlySet<TerminationReason> = new Set(['requested', 'idle', 'lost_race']);
 
 /** The failures since the last success, for each demand and for the account. `outcomes` in any order. */
 export function setbacksOf(outcomes: readonly Outcome[]): Setback[] {

@@ -49,6 +49,7 @@ export const terminationReasons = {
   requested: 'You asked for it.',
   idle: 'It had nothing to do for too long.',
   lost_race: 'Another machine was ready before it.',
+  not_needed: 'The jobs that it was for were gone before a machine was rented.',
   no_offer: 'No offer satisfied the requirements in time.',
   rental_failed: 'Every rental that was tried failed.',
   renting_failed: 'The provider refused to rent.',
@@ -85,6 +86,14 @@ export const terminationReasonCodes = Object.keys(terminationReasons).filter(isT
 function isTerminationReason(code: string): code is TerminationReason {
   return code in terminationReasons;
 }
+
+/** Ends that somebody wanted, after which nobody waits for the machine. */
+export const wantedReasons: ReadonlySet<TerminationReason> = new Set([
+  'requested',
+  'idle',
+  'lost_race',
+  'not_needed',
+]);
 
 /**
  * A rental's life. `intended` is written before the provider is asked; `creating` by the one process that asks, just before it does,

@@ -2,7 +2,7 @@
 import type { Transaction } from 'kysely';
 import { v7 as uuid } from 'uuid';
 import type { InstanceRow, RentalRow, Tables } from '../database/tables.ts';
-import type { PhaseTime, TerminationReason } from './instance.ts';
+import { wantedReasons, type PhaseTime } from './instance.ts';
 import { instanceIdIn } from './label.ts';
 import type { Offer, ProviderInstance } from './provider.ts';
 import { publicOfferId } from './ranking.ts';
@@ -44,9 +44,6 @@ export async function closedRecordOf(
     .executeTakeFirst();
 }
 
-/** Ends of an instance after which nobody waits for its machine. */
-const unwanted: ReadonlySet<TerminationReason> = new Set(['requested', 'idle', 'lost_race']);
-
 /** What is needed to use the machine again: nobody meant it to end, its secret is known, its life is not over, and the limits leave room. */
 export async function missedRecord(
   trx: Transaction<Tables>,
@@ -61,7 +58,7 @@ export async function missedRecord(
     .where('id', '=', closed.instance_id)
     .executeTakeFirstOrThrow();
   const { expires_at: expiresAt, pending_reason: endReason, requirements, wish } = earlier;
-  if (endReason !== null && unwanted.has(endReason)) return undefined;
+  if (endReason !== null && wantedReasons.has(endReason)) return undefined;
   if (expiresAt !== null && expiresAt <= clock.now()) return undefined;
   // The host may have raised the price since.
   const offer = { ...closed.offer, pricePerHourUsd: priceOf(rental, closed) };

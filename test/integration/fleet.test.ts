@@ -136,6 +136,16 @@ describe('a job that names no instance', () => {
     await waits(id, /The last 2 machines/);
   });
 
+  it('rents nothing once it was canceled', async () => {
+    await start({}, { offers: [] });
+    const id = await submit();
+    const { items } = await service.until<Page<Instance>>('/instances', (page) => page.items.length === 1);
+    await service.call(`/jobs/${id}/cancel`, { method: 'POST' });
+    const gone = await instanceWhen(items[0]?.id ?? '', 'terminated');
+    expect(gone).toMatchObject({ origin: 'fleet', terminationReason: 'not_needed' });
+    expect(vast.state.rentals.size).toBe(0);
+  });
+
   it('rents nothing for anybody while the account lacks credit', async () => {
     await start({ FLEET_RETRY_SECONDS: '600' }, { creditUsd: 0 });
     const ids = [await submit(), await submit({ requirements: { minVramGb: 40 } })];

@@ -1,6 +1,7 @@
 import fc from 'fast-check';
 import { describe, expect, it } from 'vitest';
 import type { Demand, FleetInstance, FleetSettings, FleetState } from '../../src/fleet/fleet-state.ts';
+import { oneOfEachRace } from '../../src/fleet/race.ts';
 import { planFleet } from '../../src/fleet/scaling.ts';
 import { setbacksOf, type Outcome } from '../../src/fleet/setbacks.ts';
 import { completeRequirements, requirementsSchema } from '../../src/instances/requirements.ts';
@@ -235,6 +236,41 @@ describe('letting go', () => {
   });
 });
 
+describe('what the fleet asked for and nothing waits for any more', () => {
+  const found = { machineKnown: true, gpuName: 'RTX 4090', gpuCount: 1, vramGb: 24, region: 'DE' };
+
+  it('goes as long as no machine was rented for it, unless somebody asked for it or a job wants it', () => {
+    const searching = coming();
+    const instances = [
+      searching,
+      coming({}, found),
+      coming({}, { wish: null }),
+      coming({}, { pinnedJobs: 1 }),
+    ];
+    expect(plan({ instances }).unneeded).toEqual([searching]);
+    expect(plan({ instances: [searching], demands: [anyJobs(1)] }).unneeded).toEqual([]);
+  });
+
+  it('goes where jobs that wait have a nearer one', () => {
+    const [searching, loading] = [coming(), coming({}, found)];
+    expect(plan({ instances: [searching, loading], demands: [anyJobs(4)] }).unneeded).toEqual([searching]);
+    expect(plan({ instances: [searching, loading], demands: [anyJobs(5)] }).unneeded).toEqual([]);
+  });
+
+  it('stays as far as the least number needs it, the oldest first', () => {
+    const [older, newer] = [coming(), coming()];
+    expect(plan({ instances: [older, newer] }, { minInstances: 1 }).unneeded).toEqual([newer]);
+    const idle = ready({ idleSince: agoMs(60 * MINUTE) });
+    expect(plan({ instances: [idle, older] }, { minInstances: 1 }).unneeded).toEqual([older]);
+  });
+
+  it('goes with those that it races', () => {
+    const race = [coming({}, { raceId: 'r' }), coming({}, { raceId: 'r' })];
+    expect(plan({ instances: race }).unneeded).toEqual(race);
+    expect(plan({ instances: race }, { minInstances: 1 }).unneeded).toEqual([]);
+  });
+});
+
 describe('a race', () => {
   it('is rented for each place, as far as there is room', () => {
     expect(plan({ demands: [anyJobs(1)] }, { race: 2 }).rent).toMatchObject([{ machines: 2 }]);
@@ -282,11 +318,14 @@ describe('whatever the state, a plan', () => {
       pinnedJobs: fc.integer({ min: 0, max: 5 }),
       busyJobs: fc.integer({ min: 0, max: 2 }),
       idleMinutes: fc.integer({ min: 0, max: 40 }),
+      server: fc.constantFrom(null, null, { rented: false, wish: null, raceId: null }),
       promising: fc.boolean(),
     })
-    .map(({ minVramGb, idleMinutes, machineKnown, ...state }) =>
+    .map(({ minVramGb, idleMinutes, machineKnown, server, promising, ...state }) =>
       ready({
         ...state,
+        ...server,
+        promising: promising || server === null,
         machineKnown: machineKnown || state.state === 'ready',
         requirements: asked({ minVramGb }),
         idleSince: state.state === 'ready' ? agoMs(idleMinutes * MINUTE) : null,
@@ -307,6 +346,9 @@ describe('whatever the state, a plan', () => {
     ) => void,
   ) => fc.assert(fc.property(state, limits, property), { numRuns: 500 });
 
+  const racesAsOne = (instances: readonly FleetInstance[]) =>
+    new Set(instances.map(({ id, raceId }) => raceId ?? id)).size;
+
   it('never exceeds the most that the fleet may have', () => {
     check((given, settings) => {
       const planned = plan(given, settings).rent.reduce((sum, { machines }) => sum + machines, 0);
@@ -319,9 +361,9 @@ describe('whatever the state, a plan', () => {
     check((given, settings) => {
       const { rent, notes, lostRaces } = plan(given, settings);
       const places = [
-        ...given.instances.filter(
-          (each) => each.state !== 'ending' && each.promising && !lostRaces.includes(each),
-        ),
+        ...oneOfEachRace(
+          given.instances.filter((each) => each.state !== 'ending' && !lostRaces.includes(each)),
+        ).filter(({ promising }) => promising),
         ...rent.map(({ requirements }) => coming(requirements ?? {}, {})),
       ];
       for (const { wish, requirements } of given.demands) {
@@ -367,16 +409,37 @@ describe('whatever the state, a plan', () => {
     });
   });
 
-  it('is the same once it has been carried out', () => {
+  it('lets nothing go that has a machine, is wanted, or is to be kept, but what is idle or lost its race', () => {
     check((given, settings) => {
-      const { rent } = plan(given, settings);
-      const made = rent.flatMap(({ wish, requirements, machines }, index) =>
-        Array.from({ length: machines }, () =>
-          coming(requirements ?? {}, { wish, raceId: machines > 1 ? `new${index}` : null }),
-        ),
-      );
-      const again = plan({ ...given, instances: [...given.instances, ...made] }, settings);
-      expect(again.rent).toEqual([]);
+      const { unneeded, drain, lostRaces } = plan(given, settings);
+      expect(
+        unneeded.every((each) => each.state === 'coming' && !each.machineKnown && each.wish !== null),
+      ).toBe(true);
+      const rented = given.instances.filter((each) => each.rented && each.state !== 'ending');
+      const left = rented.filter((each) => ![...unneeded, ...drain, ...lostRaces].includes(each));
+      const kept = Math.min(racesAsOne(rented), settings.minInstances ?? 0);
+      expect(racesAsOne(left)).toBeGreaterThanOrEqual(kept);
+    });
+  });
+
+  it('leads to rest: carried out a few times, it rents nothing more and lets nothing go that was just asked for', () => {
+    const carriedOut = (
+      given: { demands: Demand[]; instances: FleetInstance[] },
+      { rent, unneeded }: ReturnType<typeof plan>,
+    ) => {
+      const made = rent.flatMap(({ wish, requirements, machines }) => {
+        const raceId = machines > 1 ? `new${(lastId += 1)}` : null;
+        return Array.from({ length: machines }, () => coming(requirements ?? {}, { wish, raceId }));
+      });
+      const left = given.instances.filter((each) => !unneeded.includes(each));
+      return { ...given, instances: [...left, ...made] };
+    };
+    check((given, settings) => {
+      // What is let go makes room for what is rented next, and that may leave something without a job once more.
+      let there = given;
+      for (let passes = 0; passes < 3; passes += 1) there = carriedOut(there, plan(there, settings));
+      const { rent, unneeded } = plan(there, settings);
+      expect([rent, unneeded]).toEqual([[], []]);
     });
   });
 });
