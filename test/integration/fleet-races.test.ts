@@ -85,19 +85,16 @@ describe('an instance that is about to be let go', () => {
   });
 
   it('either goes or gets the job that is dispatched at that moment', { timeout: 60_000 }, async () => {
-    const outcomes = new Set<boolean>();
     for (let round = 0; round < ROUNDS; round += 1) {
       const id = await addIdleInstance();
       const instance = await seen(id);
       const job = await bench.submit(emptyImage);
       const [, isReleased] = await Promise.all([bench.dispatch(), release(instance)]);
-      outcomes.add(isReleased);
       expect((await bench.job(job)).status).toBe(isReleased ? 'queued' : 'running');
       expect(await statusOf(id)).toBe(isReleased ? 'draining' : 'ready');
       await bench.jobs.cancel(job);
       await bench.database.db.deleteFrom('slots').where('instance_id', '=', id).execute();
     }
-    expect(outcomes.size).toBeGreaterThan(0);
   });
 
   it('either goes or takes the job that wants it and comes at that moment', { timeout: 60_000 }, async () => {

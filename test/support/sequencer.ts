@@ -1,24 +1,31 @@
 // The order of the test files: the long ones first, so that none of them runs alone in the end.
 import { BaseSequencer, type TestSpecification } from 'vitest/node';
 
-/** From the longest on; those that wait most of the time go beside those that have the processor. */
+/** From the longest on. */
 const longest = [
-  'dead-man',
-  'service-crash',
-  'reconcile',
   'instances',
-  'replicas',
+  'reconcile',
+  'dead-man',
   'money',
-  'fleet',
-  'machines',
-  'data-export',
-  'embedded-postgres',
-  'jobs-run',
-  'jobs-unreliable',
-  'job-outcomes',
-  'assets',
+  'replicas',
   'wedged',
+  'fleet',
+  'service-crash',
+  'job-outcomes',
+  'jobs-unreliable',
+  'jobs-run',
+  'webhooks',
+  'data-export',
   'bad-input',
+  'embedded-postgres',
+  'machines',
+  'fencing',
+  'jobs-events',
+  's3-store',
+  'assets',
+  'vast-provider',
+  'queues',
+  'vast-double-edge',
 ].map((name) => `/${name}.test.ts`);
 
 export class LongestFirst extends BaseSequencer {
