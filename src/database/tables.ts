@@ -357,6 +357,7 @@ interface AttemptsTable {
   submitted_at: Optional<Date>;
   started_at: Optional<Date>;
   executed_at: Optional<Date>;
+  collecting_at: Optional<Date>;
   /** Whether ComfyUI made nothing anew; null until it is done. */
   outputs_reused: Optional<boolean>;
   ended_at: Optional<Date>;

@@ -40,6 +40,7 @@ export async function beginCollecting(
       status: 'collecting',
       started_at: startedAt,
       executed_at: executedAt,
+      collecting_at: new Date(),
       outputs_reused: outputsReused,
     })
     .where('id', '=', ref.attemptId)

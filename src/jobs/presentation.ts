@@ -107,7 +107,7 @@ function timingsOf(job: JobRow, attempt: AttemptRow | undefined, now: Date): Job
     waitingMs: between(job.created_at, job.started_at),
     stagingMs: between(attempt?.created_at, attempt?.submitted_at),
     executingMs: between(attempt?.started_at, attempt?.executed_at),
-    collectingMs: between(attempt?.executed_at, attempt?.ended_at),
+    collectingMs: between(attempt?.collecting_at ?? attempt?.executed_at, attempt?.ended_at),
     totalMs: between(job.created_at, job.finished_at ?? now),
   };
 }

@@ -184,14 +184,18 @@ function failedInTime({ state }: Run, entry: HistoryEntry): boolean {
   return stopOf(state, new Date(state.startedAt.getTime() + durationMs)) === null;
 }
 
-/** By our clock, with the duration by ComfyUI's: the clocks of rented machines are wrong at times. */
+/**
+ * By our clock, with the duration by ComfyUI's: the clocks of rented machines are wrong at times. It may have run for a while when
+ * that was first seen, and been done for long when that was.
+ */
 function timesOf(run: Run, entry: HistoryEntry): { startedAt: Date; executedAt: Date } {
-  const now = run.deps.clock.now();
+  const now = run.deps.clock.now().getTime();
   const { startedAt, submittedAt } = run.state;
-  const begun = Math.max(now.getTime() - (durationOf(entry) ?? 0), submittedAt?.getTime() ?? 0);
-  // It may have run for a while when that was first seen.
-  const seen = startedAt ?? now;
-  return { startedAt: new Date(Math.min(seen.getTime(), begun)), executedAt: now };
+  const seen = startedAt?.getTime() ?? now;
+  const durationMs = durationOf(entry);
+  const executed = durationMs === null ? now : Math.min(now, seen + durationMs);
+  const begun = Math.max(executed - (durationMs ?? 0), submittedAt?.getTime() ?? 0);
+  return { startedAt: new Date(Math.min(seen, begun)), executedAt: new Date(executed) };
 }
 
 /** Null where ComfyUI does not say, or its clock was set back meanwhile. */

@@ -103,7 +103,7 @@ async function endOverdueAttempts(deps: SweepDeps): Promise<void> {
     .where('attempts.touched_at', '>', new Date(now.getTime() - SILENT_MS))
     .where(
       sql<boolean>`coalesce(
-          attempts.executed_at, attempts.started_at, attempts.created_at + jobs.wait_limit_ms * interval '1 ms'
+          attempts.collecting_at, attempts.started_at, attempts.created_at + jobs.wait_limit_ms * interval '1 ms'
         ) + (jobs.time_limit_ms + ${GRACE_MS}) * interval '1 ms' <= ${now}`,
     )
     .execute();

@@ -484,7 +484,7 @@ describe('the sweep', () => {
       .execute();
     await bench.database.db
       .updateTable('attempts')
-      .set({ status: 'collecting', executed_at: agoMs(60_000) })
+      .set({ status: 'collecting', collecting_at: agoMs(60_000) })
       .where('job_id', '=', collecting)
       .execute();
     await bench.jobs.cancel(canceled);

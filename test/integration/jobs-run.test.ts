@@ -400,6 +400,26 @@ describe('a running job', () => {
     expect(await bench.run(id)).toMatchObject({ status: 'failed', error: { code: 'node_error' } });
   });
 
+  it('is charged for what it ran, also where its end is seen long after', async () => {
+    bench.double.knobs.hangingNode = '1';
+    const id = await bench.submit(fresh(emptyImage));
+    const stop = new AbortController();
+    const first = bench.run(id, stop.signal);
+    await bench.jobWhen(id, executing);
+    stop.abort(new Error('The service stops.'));
+    await expect(first).rejects.toThrow('The service stops.');
+    bench.double.knobs.hangingNode = null;
+    await expect.poll(() => counted('executionsFinished')).toBe(1);
+    const hourMs = 3_600_000;
+    const clock = { now: () => new Date(Date.now() + hourMs) };
+    const { signal } = new AbortController();
+    await runAttempt({ ...bench.deps, clock }, await bench.attemptOf(id), { signal });
+    const { status, timings, attempts } = await bench.job(id);
+    expect(status).toBe('succeeded');
+    expect(timings.executingMs).toBeLessThan(hourMs / 2);
+    expect(Date.parse(attempts[0]?.executedAt ?? '')).toBeLessThan(Date.now());
+  });
+
   it('has as long to stop as any other, also where nobody could tell it so for long', async () => {
     bench.double.knobs.hangingNode = '1';
     const id = await bench.submit(fresh(emptyImage));
