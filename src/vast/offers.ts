@@ -41,16 +41,20 @@ export async function findOffers(
   let priceFloor = 0;
   for (let pages = 1; pages <= MAX_PAGES; pages++) {
     const answered = await search(searchBody(query, priceFloor));
-    const rows = readable(answered).filter((row) => !seen.has(row.id));
-    for (const row of rows) {
+    const page = readable(answered);
+    const rows = page.filter((row) => !seen.has(row.id));
+    // Who shows again what was seen ignores the price floor.
+    const isLast = pages === MAX_PAGES || answered.length < PAGE_SIZE || rows.length < page.length;
+    const taken = isLast ? rows : belowHighest(rows);
+    for (const row of taken) {
       seen.add(row.id);
       const offer = offerFrom(row, requirements.diskGb);
       const reasons = reasonsAgainst(row, offer, requirements, needs);
       if (reasons.length === 0) found.offers.push(offer);
       else found.rejected.push({ offer, reasons });
     }
-    if (answered.length < PAGE_SIZE || rows.length === 0) break;
-    priceFloor = Math.max(...rows.map((row) => row.dph_total));
+    if (isLast) break;
+    priceFloor = Math.max(...taken.map((row) => row.dph_total));
   }
   return found;
 }
@@ -84,6 +88,16 @@ export function searchBody({ requirements, needs, machineId }: OfferQuery, price
     ...(gpuNames.length > 0 ? { gpu_name: { in: gpuNames.map(gpuNameOfApi) } } : {}),
     ...(regions.length > 0 ? { geolocation: { in: regions } } : {}),
   };
+}
+
+/**
+ * A full page may end between offers of one price. Those at its end are left to the next page, which begins with all of them;
+ * where all have one price, those that are not on the page cannot be had.
+ */
+function belowHighest(rows: OfferRow[]): OfferRow[] {
+  const highest = Math.max(...rows.map((row) => row.dph_total));
+  const below = rows.filter((row) => row.dph_total < highest);
+  return below.length > 0 ? below : rows;
 }
 
 /** The row in our words and units. */

@@ -241,7 +241,23 @@ describe('more offers than one answer holds', () => {
     const { floors, search } = searching(market(150));
     const { offers } = await findOffers(search, { requirements: requirements(), needs });
     expect(offers).toHaveLength(150);
-    expect(floors).toEqual([0, 0.163, 0.227]);
+    expect(floors).toEqual([0, 0.162, 0.225]);
+  });
+
+  it('are all found where a page ends between offers of one price', async () => {
+    const rows = market(150).map((offer, index) =>
+      index >= 50 && index < 90 ? { ...offer, dph_total: 0.15 } : offer,
+    );
+    const { search } = searching(rows);
+    const { offers } = await findOffers(search, { requirements: requirements(), needs });
+    expect(offers.map(({ offerId }) => Number(offerId))).toEqual(rows.map(({ id }) => id));
+  });
+
+  it('are found behind a whole page of one price', async () => {
+    const rows = market(100).map((offer, index) => (index < 70 ? { ...offer, dph_total: 0.1 } : offer));
+    const { search } = searching(rows);
+    const { offers } = await findOffers(search, { requirements: requirements(), needs });
+    expect(offers).toHaveLength(64 + 30);
   });
 
   it('are not fetched without end', async () => {
