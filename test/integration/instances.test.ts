@@ -394,6 +394,24 @@ describe('renting an instance', () => {
     expect(after).toMatchObject({ status: 'ready', rentals: [{ status: 'active' }] });
   });
 
+  it('says what an instance that is drained waits for', async () => {
+    await start({ comfyKnobs: { nodes: { FakeSampler: { durationMs: 3000, steps: 30 } } } });
+    const { id } = await rent();
+    await service.until<Instance>(`/instances/${id}`, settled);
+    const workflow = {
+      '1': { class_type: 'FakeSampler', inputs: {} },
+      '2': { class_type: 'SaveImage', inputs: { images: ['1', 0], filename_prefix: 'drained' } },
+    };
+    const { body: job } = await service.call<{ id: string }>('/jobs', { method: 'POST', json: { workflow } });
+    await service.until<{ status: string }>(`/jobs/${job.id}`, ({ status }) => status === 'running');
+    await service.call(`/instances/${id}?drain=true`, { method: 'DELETE' });
+    const { message } = await service.until<Instance>(
+      `/instances/${id}`,
+      ({ message: text }) => text?.startsWith('Waiting for') === true,
+    );
+    expect(message).toBe('Waiting for 1 job to end.');
+  });
+
   it('follows a machine that moves while ComfyUI starts on it', async () => {
     await start({
       knobs: { fates: ['moved'], phases: { ...instantPhases, provisioningMs: 1500 }, mishapAfterMs: 500 },

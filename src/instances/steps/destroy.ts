@@ -22,7 +22,7 @@ export async function drain(step: Step): Promise<void> {
     .where('id', '=', instance.id)
     .executeTakeFirstOrThrow();
   if (busy > 0) {
-    const message = `Waiting for ${busy} jobs to end.`;
+    const message = `Waiting for ${busy === 1 ? '1 job' : `${busy} jobs`} to end.`;
     return check(step, { message, everyMs: deps.config.INSTANCE_POLL_SECONDS * 1000 });
   }
   await finish(step, { status: 'terminating', message: 'Its jobs have ended.' }, 0, async (trx) => {
