@@ -17,6 +17,7 @@ import * as results from './migrations/009-results.ts';
 import * as nodeCatalogs from './migrations/010-node-catalogs.ts';
 import * as machineFacts from './migrations/011-machine-facts.ts';
 import * as collecting from './migrations/012-collecting.ts';
+import * as staticUrls from './migrations/013-static-urls.ts';
 import { missingRights, reach } from './reach.ts';
 
 /** Every migration, by name, in order. A list rather than a folder that is read, so that it is the same in a build. */
@@ -33,6 +34,7 @@ export const migrations: Record<string, Migration> = {
   '010-node-catalogs': nodeCatalogs,
   '011-machine-facts': machineFacts,
   '012-collecting': collecting,
+  '013-static-urls': staticUrls,
 };
 
 /** PostgreSQL's `undefined_table`. */

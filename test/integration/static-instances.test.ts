@@ -31,3 +31,16 @@ test('an instance whose URL is no longer in the settings ends in good order, wha
     },
   ]);
 });
+
+test('a URL that comes back while its instance still ends has another instance at once', async () => {
+  const { database, stop } = await createTestDatabase();
+  onTestFinished(stop);
+  const { db, queues } = database;
+  const url = 'http://10.0.0.1:8188';
+  for (const urls of [[url], [], [url], [url]]) await syncStaticInstances(db, queues, urls, 2);
+  const rows = await db.selectFrom('instances').select(['static_url', 'status']).orderBy('id').execute();
+  expect(rows).toEqual([
+    { static_url: url, status: 'terminating' },
+    { static_url: url, status: 'requested' },
+  ]);
+});
