@@ -6,11 +6,11 @@ import { probe, probeWithoutCredentials, type Probe } from '../../comfyui/probe.
 import { messageOf } from '../../errors.ts';
 import type { TerminationReason } from '../instance.ts';
 import { ProviderError } from '../provider.ts';
-import type { InstanceUpdate } from '../records.ts';
+import { stillOwned, type InstanceUpdate } from '../records.ts';
 import { linkTarget } from '../target.ts';
 import { keepAlive, untilNextLookMs } from './heartbeat.ts';
 import { noteCatalog } from './catalog.ts';
-import { addressUrl, NO_WORDS, noteAbsence, raisedPrice, viewRental } from './load.ts';
+import { NO_WORDS, noteAbsence, raisedPrice, shownUrl, viewRental } from './load.ts';
 import { describeProbe, describeReady } from './start.ts';
 import { drainInstance, endInstance, finish, type RentalStep, type Step } from './step.ts';
 
@@ -32,15 +32,24 @@ interface Manner extends Wanted {
   isProviderSilent: boolean;
 }
 
+/** What the provider tells of a machine whose next step it leaves open. */
+interface Told {
+  /** With the address as it is now. */
+  step: Step;
+  isProviderSilent: boolean;
+}
+
 /** One look at an instance that is ready, or that still has jobs while it drains. */
-export async function check(step: Step, wanted: Wanted = {}): Promise<void> {
-  const view = step.rental === null ? 'undecided' : await askProvider({ ...step, rental: step.rental });
-  if (view === 'decided') return;
+export async function check(given: Step, wanted: Wanted = {}): Promise<void> {
+  const { rental } = given;
+  const told = rental === null ? toldBy(given) : await askProvider({ ...given, rental });
+  if (told === 'decided') return;
+  const { step, isProviderSilent } = told;
   const link = openLink(linkTarget(step.instance, step.rental, step.deps.config));
   try {
     const seen = await probe(link, step.signal);
     const everyMs = untilNextLookMs(step, wanted.everyMs);
-    await judge(step, link, seen, { ...wanted, everyMs, isProviderSilent: view === 'silent' });
+    await judge(step, link, seen, { ...wanted, everyMs, isProviderSilent });
   } finally {
     await link.close();
   }
@@ -50,9 +59,9 @@ export async function check(step: Step, wanted: Wanted = {}): Promise<void> {
  * A provider that cannot answer decides nothing: the machine is watched, and its switch renewed, all the same. One that refuses
  * to answer is not `silent`: our network works then.
  */
-async function askProvider(step: RentalStep): Promise<'decided' | 'undecided' | 'silent'> {
+async function askProvider(step: RentalStep): Promise<Told | 'decided'> {
   try {
-    return (await checkRental(step)) ? 'decided' : 'undecided';
+    return await checkRental(step);
   } catch (error) {
     if (!(error instanceof ProviderError)) throw error;
     const level = error.kind === 'unauthorized' ? 'error' : 'warn';
@@ -60,41 +69,49 @@ async function askProvider(step: RentalStep): Promise<'decided' | 'undecided' | 
       { kind: error.kind, error: messageOf(error) },
       'the provider could not be asked for the machine',
     );
-    return error.kind === 'unavailable' ? 'silent' : 'undecided';
+    return toldBy(step, error.kind === 'unavailable');
   }
 }
 
-/** True when the provider's view has decided the step already. */
-async function checkRental(step: RentalStep): Promise<boolean> {
+/** `decided` when the provider's view has decided the step already. */
+async function checkRental(step: RentalStep): Promise<Told | 'decided'> {
   const view = await viewRental(step);
   if (view === 'absent') {
     await noteAbsence(step);
-    return true;
+    return 'decided';
   }
   if (view.condition.kind === 'failed') {
     await endInstance(step, view.condition.reason, view.message ?? NO_WORDS);
-    return true;
+    return 'decided';
   }
   const raise = raisedPrice(step, view);
   if (raise !== null && step.instance.status === 'ready') {
     await drainInstance(step, 'price_raised', raise);
-    return true;
+    return 'decided';
   }
   if (endsSoon(step, view.endsAt) && step.instance.status === 'ready') {
     await drainInstance(step, 'contract_ending', `Its contract ends at ${view.endsAt?.toISOString()}.`);
-    return true;
+    return 'decided';
   }
-  const address = view.condition.kind === 'running' ? view.condition.address : null;
-  if (address === null || addressUrl(address) === step.rental.address_url) return false;
-  await finish(step, { message: 'The machine has a new address.' }, 0, async (trx) => {
-    await trx
-      .updateTable('rentals')
-      .set({ address_url: addressUrl(address) })
-      .where('id', '=', step.rental.id)
-      .where('status', '=', 'active')
-      .execute();
-  });
-  return true;
+  return toldBy(await followAddress(step, shownUrl(view)));
+}
+
+/** The machine is looked at where it is now, so that one which answers nowhere is not taken for one that only moves. */
+async function followAddress(step: RentalStep, url: string | null): Promise<RentalStep> {
+  const { deps, instance, rental } = step;
+  if (url === null || url === rental.address_url) return step;
+  await deps.db
+    .updateTable('rentals')
+    .set({ address_url: url })
+    .where('id', '=', rental.id)
+    .where('status', '=', 'active')
+    .where(stillOwned(instance))
+    .execute();
+  return { ...step, rental: { ...rental, address_url: url } };
+}
+
+function toldBy(step: Step, isProviderSilent = false): Told {
+  return { step, isProviderSilent };
 }
 
 /** Whether the host lets the machine out for no longer than a job may take. */

@@ -2,7 +2,7 @@
 import { priceChange } from '../cost.ts';
 import { fatalSilenceSince } from '../dead-man.ts';
 import { noteLoaded } from '../machines.ts';
-import type { MachineAddress, ProviderInstance } from '../provider.ts';
+import type { ProviderInstance } from '../provider.ts';
 import { enterPhase, stillOwned } from '../records.ts';
 import {
   failRental,
@@ -32,8 +32,8 @@ export async function load(step: RentalStep): Promise<void> {
   const raise = raisedPrice(step, view);
   if (raise !== null) return failRental(step, 'price_raised', raise);
 
-  const address = view.condition.kind === 'running' ? view.condition.address : null;
-  if (address !== null) return begin(step, address);
+  const url = shownUrl(view);
+  if (url !== null) return begin(step, url);
   if (phaseAgeMs(step) >= deps.config.LOADING_TIMEOUT_SECONDS * 1000) {
     return failRental(step, 'loading_timeout', view.message ?? NO_WORDS);
   }
@@ -82,9 +82,11 @@ export function raisedPrice({ instance, rental }: RentalStep, view: ProviderInst
     : null;
 }
 
-export function addressUrl(address: MachineAddress): string {
-  const host = address.host.includes(':') ? `[${address.host}]` : address.host;
-  return `${address.scheme}://${host}:${address.port}`;
+/** Where the provider shows the machine; null while it shows it nowhere. */
+export function shownUrl({ condition }: ProviderInstance): string | null {
+  if (condition.kind !== 'running' || condition.address === null) return null;
+  const { scheme, host, port } = condition.address;
+  return `${scheme}://${host.includes(':') ? `[${host}]` : host}:${port}`;
 }
 
 /** Keeps what the view tells: the first sight, the provider's words, the price, the end of the contract. */
@@ -119,7 +121,7 @@ async function noteView(
     .execute();
 }
 
-async function begin(step: RentalStep, address: MachineAddress): Promise<void> {
+async function begin(step: RentalStep, url: string): Promise<void> {
   const { instance, rental, now } = step;
   const update = {
     ...enterPhase(instance, 'starting', rental.number, now),
@@ -129,7 +131,7 @@ async function begin(step: RentalStep, address: MachineAddress): Promise<void> {
     if (rental.running_at === null) await noteLoaded(trx, rental, now);
     await trx
       .updateTable('rentals')
-      .set({ running_at: now, address_url: addressUrl(address), trouble: null, trouble_since: null })
+      .set({ running_at: now, address_url: url, trouble: null, trouble_since: null })
       .where('id', '=', rental.id)
       .where('status', '=', 'active')
       .execute();

@@ -10,7 +10,7 @@ import { leavePhases, type InstanceUpdate } from '../records.ts';
 import { linkTarget } from '../target.ts';
 import { noteCatalog } from './catalog.ts';
 import { keepAlive, untilNextLookMs } from './heartbeat.ts';
-import { addressUrl, NO_WORDS, noteAbsence, raisedPrice, viewRental } from './load.ts';
+import { NO_WORDS, noteAbsence, raisedPrice, shownUrl, viewRental } from './load.ts';
 import {
   failRental,
   finish,
@@ -36,13 +36,11 @@ export async function start(step: RentalStep): Promise<void> {
     return failRental(step, view.condition.reason, view.message ?? NO_WORDS);
   const raise = raisedPrice(step, view);
   if (raise !== null) return failRental(step, 'price_raised', raise);
-  if (view.condition.kind === 'running' && view.condition.address !== null) {
-    const url = addressUrl(view.condition.address);
-    if (url !== rental.address_url) return followAddress(step, url);
-  }
   if (phaseAgeMs(step) >= deps.config.STARTING_TIMEOUT_SECONDS * 1000) {
     return failRental(step, 'starting_timeout', await lastWords(step));
   }
+  const url = shownUrl(view);
+  if (url !== null && url !== rental.address_url) return followAddress(step, url);
   await knock(step);
 }
 
