@@ -115,3 +115,19 @@ describe('a machine whose address changes at every look', () => {
     expect(instance.pending_reason).toBe('unreachable');
   });
 });
+
+describe('a machine that was rented under another VAST_HTTPS', () => {
+  it.each([
+    ['true', 'false'],
+    ['false', 'true'],
+  ])('is reached as before: %s, now %s', async (rented, since) => {
+    await rent({ VAST_HTTPS: rented });
+    const { rental } = await stepUntil(({ instance }) => instance.status === 'ready');
+    await deps.sessions.close();
+    await start({ VAST_HTTPS: since });
+    for (let looks = 0; looks < 2; looks++) await step();
+    const { instance, rental: after } = await state();
+    expect(instance).toMatchObject({ status: 'ready', unreachable_since: null });
+    expect(after?.address_url).toBe(rental?.address_url);
+  });
+});

@@ -93,7 +93,7 @@ async function checkRental(step: RentalStep): Promise<Told | 'decided'> {
     await drainInstance(step, 'contract_ending', `Its contract ends at ${view.endsAt?.toISOString()}.`);
     return 'decided';
   }
-  return toldBy(await followAddress(step, shownUrl(view)));
+  return toldBy(await followAddress(step, shownUrl(step.rental, view)));
 }
 
 /** The machine is looked at where it is now, so that one which answers nowhere is not taken for one that only moves. */

@@ -1,4 +1,5 @@
 // Loading: waits until the provider says that the machine runs and where it is.
+import type { RentalRow } from '../../database/tables.ts';
 import { priceChange } from '../cost.ts';
 import { fatalSilenceSince } from '../dead-man.ts';
 import { noteLoaded } from '../machines.ts';
@@ -32,7 +33,7 @@ export async function load(step: RentalStep): Promise<void> {
   const raise = raisedPrice(step, view);
   if (raise !== null) return failRental(step, 'price_raised', raise);
 
-  const url = shownUrl(view);
+  const url = shownUrl(rental, view);
   if (url !== null) return begin(step, url);
   if (phaseAgeMs(step) >= deps.config.LOADING_TIMEOUT_SECONDS * 1000) {
     return failRental(step, 'loading_timeout', view.message ?? NO_WORDS);
@@ -82,11 +83,15 @@ export function raisedPrice({ instance, rental }: RentalStep, view: ProviderInst
     : null;
 }
 
-/** Where the provider shows the machine; null while it shows it nowhere. */
-export function shownUrl({ condition }: ProviderInstance): string | null {
+/**
+ * Where the provider shows the machine; null while it shows it nowhere. A machine that was reached before speaks as it did then,
+ * although the settings may be others by now.
+ */
+export function shownUrl(rental: RentalRow, { condition }: ProviderInstance): string | null {
   if (condition.kind !== 'running' || condition.address === null) return null;
   const { scheme, host, port } = condition.address;
-  return `${scheme}://${host.includes(':') ? `[${host}]` : host}:${port}`;
+  const spoken = rental.certificate_fingerprint === null ? rental.address_url?.split(':')[0] : 'https';
+  return `${spoken ?? scheme}://${host.includes(':') ? `[${host}]` : host}:${port}`;
 }
 
 /** Keeps what the view tells: the first sight, the provider's words, the price, the end of the contract. */

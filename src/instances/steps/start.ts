@@ -39,7 +39,7 @@ export async function start(step: RentalStep): Promise<void> {
   if (phaseAgeMs(step) >= deps.config.STARTING_TIMEOUT_SECONDS * 1000) {
     return failRental(step, 'starting_timeout', await lastWords(step));
   }
-  const url = shownUrl(view);
+  const url = shownUrl(rental, view);
   if (url !== null && url !== rental.address_url) return followAddress(step, url);
   await knock(step);
 }
