@@ -7,6 +7,14 @@ const number = () =>
     .nullish()
     .catch(null)
     .transform((value) => value ?? null);
+/** A machine for nothing would count for nothing against the limits. */
+const price = () =>
+  z
+    .number()
+    .positive()
+    .nullish()
+    .catch(null)
+    .transform((value) => value ?? null);
 const text = () =>
   z
     .string()
@@ -75,7 +83,7 @@ export const instanceRowSchema = z.object({
   public_ipaddr: text(),
   /** Docker's map of ports, although vast.ai's OpenAPI calls it an array of numbers; checked where it is used. */
   ports: z.unknown().optional(),
-  dph_total: number(),
+  dph_total: price(),
   /** Seconds since 1970. */
   start_date: number(),
   end_date: number(),

@@ -185,6 +185,10 @@ it('says who and where it is and what it costs', () => {
   });
 });
 
+it.each([0, -0.2])('takes a price of %d, which no machine has, for none', (dph_total) => {
+  expect(view({ dph_total }).pricePerHourUsd).toBeNull();
+});
+
 it("keeps the machine's credentials out of the message", () => {
   const status_msg = `env ${running.jupyter_token} short-pass-1 ${secret}`;
   const extra_env = { WEB_PASSWORD: secret, MY_TOKEN: 'short-pass-1' };
