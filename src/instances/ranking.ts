@@ -60,8 +60,8 @@ export function publicOfferId(offer: Offer): string {
   return `${offer.offerId}.${offer.machineId}.${offer.gpuCount}x${offer.diskGb}`;
 }
 
-/** How `publicOfferId` writes: offer, machine, then GPUs and GB of disk. */
-export const offerIdPattern = /^([\w-]{1,64})\.([\w-]{1,64})\.(\d{1,2})x(\d{1,5}(?:\.\d+)?)$/;
+/** How `publicOfferId` writes: offer, machine, then GPUs and GB of disk. The ids of vast.ai are numbers, and it is asked for them as such. */
+export const offerIdPattern = /^(\d{1,20})\.(\d{1,20})\.(\d{1,2})x(\d{1,5}(?:\.\d+)?)$/;
 
 /** The offer that a caller meant, also when the provider lists the machine under a new id by now. */
 export function findOffer(offers: Offer[], publicId: string): Offer | undefined {

@@ -541,7 +541,7 @@ describe('requests for instances', () => {
       method: 'POST',
       json: { requirements: { diskGb: 1 } },
     });
-    for (const offerId of ['nonsense', '1.2.0x64', '1.2.9x64', '1.2.1x0', '1.2.1x99999'])
+    for (const offerId of ['nonsense', '1.m2.1x64', '1.2.0x64', '1.2.9x64', '1.2.1x0', '1.2.1x99999'])
       expect(await service.call<Problem>('/instances', { method: 'POST', json: { offerId } })).toMatchObject({
         status: 400,
         body: { code: 'invalid_request', field: 'offerId', detail: expect.stringContaining('GET /offers') },
