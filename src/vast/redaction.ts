@@ -16,9 +16,9 @@ const secretPatterns: RegExp[] = [
 /** The secrets that we make have 43 characters of base64url; something may stand right before or after. */
 const longWord = /[\w-]{43,}/g;
 
-/** The text without terminal colours and without anything that is or looks like a secret. */
+/** The text without anything that is or looks like a secret, and of its control characters only with those that part lines and columns. */
 export function withoutSecrets(text: string, secrets: readonly string[] = []): string {
-  let clean = withoutColours(text);
+  let clean = withoutControls(text);
   for (const secret of secrets) {
     if (secret.length >= 6) clean = clean.replaceAll(secret, REMOVED);
   }
@@ -33,15 +33,13 @@ export function briefText(
   length = 300,
 ): string | null {
   if (text === null || text === undefined) return null;
-  const line = withoutSecrets(text, secrets)
-    // oxlint-disable-next-line no-control-regex
-    .replace(/[\s\u0000-\u001f\u007f]+/g, ' ')
-    .trim();
+  const line = withoutSecrets(text, secrets).replace(/\s+/g, ' ').trim();
   if (line === '') return null;
   return line.length > length ? `${line.slice(0, length - 1)}…` : line;
 }
 
-function withoutColours(text: string): string {
+/** A container writes what it likes: colours, and bytes that PostgreSQL takes in no text. */
+function withoutControls(text: string): string {
   // oxlint-disable-next-line no-control-regex
-  return text.replace(/\u001b\[[0-9;?]*[A-Za-z]/g, '');
+  return text.replace(/\u001b\[[0-9;?]*[A-Za-z]|[\u0000-\u0008\u000b\u000c\u000e-\u001f\u007f]/g, '');
 }

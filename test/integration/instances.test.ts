@@ -180,6 +180,23 @@ describe('renting an instance', () => {
     expect(vast.liveRentals()).toHaveLength(0);
   });
 
+  it('gives up a machine whose log holds bytes that no text may hold', async () => {
+    await start(
+      { knobs: { phases: { ...instantPhases, bootMs: 60_000 } } },
+      { STARTING_TIMEOUT_SECONDS: '1', MAX_RENTALS_PER_INSTANCE: '1' },
+    );
+    const { id } = await rent();
+    const { rentals } = await service.until<Instance>(
+      `/instances/${id}`,
+      ({ phase }) => phase === 'starting',
+    );
+    const machine = vast.state.rentals.get(Number(rentals[0]?.providerInstanceId));
+    machine?.plan.log.push('\u0001\u0000\u0000Traceback');
+    const ended = await service.until<Instance>(`/instances/${id}`, settled);
+    expect(ended.rentals[0]).toMatchObject({ endReason: 'starting_timeout', status: 'gone' });
+    expect(ended.terminationDetail).toContain('Traceback');
+  });
+
   it('rents an offer with the disk that it was shown with', async () => {
     await start();
     const { body: offers } = await service.call<{ items: { id: string; machineId: string }[] }>(

@@ -45,6 +45,10 @@ describe('a log without secrets', () => {
     );
   });
 
+  it('keeps its lines, and no other control characters', () => {
+    expect(withoutSecrets('one\u0000\u0007\r\n\ttwo\u007f\n')).toBe('one\r\n\ttwo\n');
+  });
+
   it('takes no long time, whatever a machine writes', () => {
     const flood = ['a'.repeat(2_000_000), 'token '.repeat(200_000), '://a:'.repeat(200_000)].join('\n');
     const startedAt = performance.now();
