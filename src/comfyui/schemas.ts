@@ -1,9 +1,12 @@
 // ComfyUI's answers, checked only as far as they are used: servers from 0.3.57 on, with any custom nodes, must pass.
 import { z } from 'zod';
 
+/** What a machine calls something: kept and shown, and PostgreSQL takes no zero byte in a text. */
+const nameSchema = z.string().transform((name) => (/^\P{Cc}{1,200}$/u.test(name) ? name : 'unknown'));
+
 export const systemStatsSchema = z.object({
-  system: z.object({ comfyui_version: z.string().catch('unknown') }),
-  devices: z.array(z.object({ name: z.string(), type: z.string(), vram_total: z.number().catch(0) })),
+  system: z.object({ comfyui_version: nameSchema.catch('unknown') }),
+  devices: z.array(z.object({ name: nameSchema, type: z.string(), vram_total: z.number().catch(0) })),
 });
 export type SystemStats = z.output<typeof systemStatsSchema>;
 

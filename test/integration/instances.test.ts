@@ -390,6 +390,13 @@ describe('renting an instance', () => {
     await service.until<Instance>(`/instances/${id}`, ({ message }) => message === warning);
   });
 
+  it('takes a machine whose ComfyUI calls its version what no text may hold', async () => {
+    await start({ comfyKnobs: { reportedVersion: '0.35.0\u0000' } });
+    const { id } = await rent();
+    const ready = await service.until<Instance>(`/instances/${id}`, settled);
+    expect(ready).toMatchObject({ status: 'ready', comfyuiVersion: 'unknown' });
+  });
+
   it('follows a ready instance that moves to another address, and its job goes on there', async () => {
     await start({ comfyKnobs: { nodes: { FakeSampler: { durationMs: 3000, steps: 30 } } } });
     const { id } = await rent();
