@@ -154,7 +154,7 @@ async function end(
       .where('id', '=', id)
       .forUpdate()
       .executeTakeFirst();
-    if (instance === undefined || (drain && instance.status === 'draining')) return false;
+    if (instance === undefined) return false;
     const now = clock.now();
     const began = await beginEnding(trx, queues, instance, {
       drain,

@@ -18,14 +18,15 @@ export interface Ending {
   now: Date;
 }
 
-/** Takes an instance that the transaction has locked. False when it is ending already: then nothing was written. */
+/** Takes an instance that the transaction has locked. False when it is ending so already: then nothing was written. */
 export async function beginEnding(
   trx: Transaction<Tables>,
   queues: Queues,
   instance: InstanceRow,
   { drain, reason, detail, jobReason, maxAttempts, now }: Ending,
 ): Promise<boolean> {
-  const to: InstanceStatus = drain && instance.status === 'ready' ? 'draining' : 'terminating';
+  const mayHaveJobs = instance.status === 'ready' || instance.status === 'draining';
+  const to: InstanceStatus = drain && mayHaveJobs ? 'draining' : 'terminating';
   if (!instanceStatusesBefore(to).includes(instance.status)) return false;
   await trx
     .updateTable('instances')

@@ -418,7 +418,7 @@ describe('renting an instance', () => {
     expect(after).toMatchObject({ status: 'ready', rentals: [{ status: 'active' }] });
   });
 
-  it('says what an instance that is drained waits for', async () => {
+  it('lets the jobs of an instance end that is drained, asked once or again, and says what it waits for', async () => {
     await start({ comfyKnobs: { nodes: { FakeSampler: { durationMs: 3000, steps: 30 } } } });
     const { id } = await rent();
     await service.until<Instance>(`/instances/${id}`, settled);
@@ -434,6 +434,13 @@ describe('renting an instance', () => {
       ({ message: text }) => text?.startsWith('Waiting for') === true,
     );
     expect(message).toBe('Waiting for 1 job to end.');
+    const again = await service.call<Instance>(`/instances/${id}?drain=true`, { method: 'DELETE' });
+    expect(again).toMatchObject({ status: 202, body: { status: 'draining' } });
+    const ended = await service.until<{ status: string; attempt: number }>(
+      `/jobs/${job.id}`,
+      ({ status }) => status !== 'running',
+    );
+    expect(ended).toMatchObject({ status: 'succeeded', attempt: 1 });
   });
 
   it('follows a machine that moves while ComfyUI starts on it', async () => {
