@@ -40,6 +40,8 @@ const failureMessages: { pattern: RegExp; reason: ProviderFailure }[] = [
 ];
 const daemonMessage = /error response from daemon/i;
 
+const LATEST_SECONDS = Date.UTC(9999, 11, 31) / 1000;
+
 function conditionOf(row: InstanceRow, rules: AddressRules): ProviderCondition {
   const status = row.actual_status?.trim().toLowerCase() ?? '';
   if (status === 'offline') return failed('offline');
@@ -57,9 +59,10 @@ function conditionOf(row: InstanceRow, rules: AddressRules): ProviderCondition {
   return { kind: 'loading' };
 }
 
+/** No moment that could be meant, such as 0 or milliseconds where seconds belong, is none: ISO 8601 has four digits for a year. */
 function dateOf(seconds: number | null): Date | null {
-  const date = new Date((seconds ?? Number.NaN) * 1000);
-  return Number.isNaN(date.getTime()) ? null : date;
+  if (seconds === null || seconds <= 0 || seconds > LATEST_SECONDS) return null;
+  return new Date(seconds * 1000);
 }
 
 function failed(reason: ProviderFailure): ProviderCondition {

@@ -361,6 +361,25 @@ describe('rentals of others', () => {
   });
 });
 
+describe('the end of a contract that is no moment of this age', () => {
+  afterEach(stop);
+
+  it.each([0, -1e15, 1.79e15])('is no end at all: %d', async (endMs) => {
+    await start({ INSTANCE_CHECK_SECONDS: '0.05' });
+    const { id, rentals } = await readyInstance();
+    const machine = vast.state.rentals.get(Number(rentals[0]?.providerInstanceId))?.machine;
+    if (machine === undefined) throw new Error('There is no machine.');
+    machine.contractEndsAtMs = endMs;
+    const wanted = vast.counters.calls.show + 3;
+    await vast.until(() => vast.counters.calls.show > wanted);
+    expect(await service.call('/rentals')).toMatchObject({
+      status: 200,
+      body: { items: [{ contractEndsAt: null }] },
+    });
+    expect((await service.call<Instance>(`/instances/${id}`)).body.status).toBe('ready');
+  });
+});
+
 describe('a list that cannot be relied on', () => {
   let id: string;
   let foreign: number;
