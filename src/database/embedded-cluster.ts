@@ -64,8 +64,17 @@ async function removeOldDrafts(folder: string): Promise<void> {
   for (const name of await readdir(parent)) {
     if (!name.startsWith(prefix)) continue;
     const path = join(parent, name);
-    const age = Date.now() - (await stat(path)).mtimeMs;
-    if (age > draftLimitMs) await rm(path, { recursive: true, force: true });
+    if ((await ageMs(path)) > draftLimitMs) await rm(path, { recursive: true, force: true });
+  }
+}
+
+/** 0 for a draft that another start has finished or removed meanwhile. */
+async function ageMs(draft: string): Promise<number> {
+  try {
+    return Date.now() - (await stat(draft)).mtimeMs;
+  } catch (error) {
+    if (hasErrorCode(error, 'ENOENT')) return 0;
+    throw error;
   }
 }
 

@@ -1,5 +1,5 @@
 import { execFile, spawn } from 'node:child_process';
-import { chmod, mkdir, readFile, rm, stat, writeFile } from 'node:fs/promises';
+import { chmod, mkdir, readFile, rm, stat, symlink, writeFile } from 'node:fs/promises';
 import { createServer, type Socket } from 'node:net';
 import { join } from 'node:path';
 import { promisify } from 'node:util';
@@ -144,8 +144,10 @@ test('a server that starts or stops is waited for, although its process cannot b
   expect(rows[0]?.startedAt.getTime()).toBeGreaterThanOrEqual(goneAt.getTime());
 });
 
-test('of two services that start at once on a new folder, one gets it', async () => {
+test('of two services that start at once on a new folder, one gets it, also where a draft goes while it is looked at', async () => {
   const folder = await newDataFolder();
+  // It is listed and is not there, as when the other start has just given it its name.
+  await symlink(join(folder, 'nowhere'), join(folder, 'postgres.new-other'));
   const results = await Promise.allSettled([startEmbedded(folder), startEmbedded(folder)]);
   expect(results.map(({ status }) => status).sort()).toEqual(['fulfilled', 'rejected']);
   const refused = results.find((result) => result.status === 'rejected');
