@@ -1,10 +1,15 @@
 // A database of its own for each test file: migrated, with queues installed, on the one server of the run.
 import { randomUUID } from 'node:crypto';
+import { existsSync } from 'node:fs';
+import { mkdir, writeFile } from 'node:fs/promises';
+import { join } from 'node:path';
+import { setTimeout as sleep } from 'node:timers/promises';
 import { Client } from 'pg';
 import { pino, type Logger } from 'pino';
 import type { ServerAddress } from '../../src/database/connection.ts';
 import { startDatabase, type Database } from '../../src/database/database.ts';
 import { embeddedAddress, runEmbeddedServer } from '../../src/database/embedded.ts';
+import { hasErrorCode } from '../../src/errors.ts';
 
 export interface TestDatabase {
   database: Database;
@@ -120,10 +125,30 @@ function serverUrl(): Promise<string> {
   return started;
 }
 
+/** One worker starts it for all: each would create a database of its own first, of which one is kept. */
 async function startServer(): Promise<string> {
   const folder = runFolder();
-  await runEmbeddedServer(folder, quiet, inAHurry);
+  const running = join(folder, 'server-runs');
+  if (await isFirst(join(folder, 'server-starts'))) {
+    await runEmbeddedServer(folder, quiet, inAHurry);
+    await writeFile(running, '');
+  }
+  const deadline = Date.now() + 60_000;
+  while (!existsSync(running)) {
+    if (Date.now() > deadline) throw new Error('The worker that should start the database server did not.');
+    await sleep(50);
+  }
   return embeddedUrl(await embeddedAddress(folder));
+}
+
+async function isFirst(mark: string): Promise<boolean> {
+  try {
+    await mkdir(mark);
+    return true;
+  } catch (error) {
+    if (hasErrorCode(error, 'EEXIST')) return false;
+    throw error;
+  }
 }
 
 function embeddedUrl(address: ServerAddress): string {
