@@ -1,56 +1,13 @@
 // Renting through the API against the double of vast.ai: from an offer to a ready instance, and what can go wrong between.
-import { afterEach, describe, expect, it } from 'vitest';
-import { defaultOffers, startVastDouble, type VastDouble } from '../doubles/vast/index.ts';
+import { describe, expect, it } from 'vitest';
+import { defaultOffers } from '../doubles/vast/index.ts';
 import { instantPhases } from '../doubles/vast/knobs.ts';
-import { startTestService, type TestService } from '../support/service.ts';
+import { rent, service, settled, start, useRenting, vast, type Instance } from '../support/renting.ts';
 
-interface Rental {
-  number: number;
-  status: string;
-  label: string;
-  machineId: string;
-  providerInstanceId: string | null;
-  endReason: string | null;
-  goneAt: string | null;
-}
-interface Instance {
-  id: string;
-  status: string;
-  phase: string | null;
-  message: string | null;
-  pricePerHourUsd: number | null;
-  costUsd: number;
-  comfyuiVersion: string | null;
-  reachable: boolean;
-  phases: { phase: string; rental: number; seconds: number; endedAt: string | null }[];
-  rentals: Rental[];
-  terminationReason: string | null;
-  terminationDetail: string | null;
-}
 interface Problem {
   code: string;
   detail: string;
   field?: string;
-}
-
-let vast: VastDouble;
-let service: TestService;
-
-async function start(options: Parameters<typeof startVastDouble>[0] = {}, env: Record<string, string> = {}) {
-  vast = await startVastDouble({ ...options, knobs: { phases: instantPhases, ...options.knobs } });
-  service = await startTestService({ vast, env });
-}
-
-afterEach(async () => {
-  await service.stop();
-  await vast.stop();
-});
-
-async function rent(json: object = {}): Promise<Instance> {
-  const { status, headers, body } = await service.call<Instance>('/instances', { method: 'POST', json });
-  expect(status).toBe(202);
-  expect(headers.get('location')).toBe(`/instances/${body.id}`);
-  return body;
 }
 
 /** Limits that many instances keep to. */
@@ -61,7 +18,7 @@ const roomy = {
   MAX_SPEND_PER_MONTH_USD: 'none',
 };
 
-const settled = (instance: Instance) => instance.status === 'ready' || instance.status === 'terminated';
+useRenting();
 
 describe('renting an instance', () => {
   it('goes from requested through every phase to ready, and to confirmed gone', async () => {
@@ -253,52 +210,6 @@ describe('renting an instance', () => {
     expect(vast.liveRentals()).toHaveLength(0);
   });
 
-  it('goes on destroying through refusals, lies and lost answers until the machine is gone', async () => {
-    await start();
-    const { id } = await rent();
-    await service.until<Instance>(`/instances/${id}`, settled);
-    vast.knobs.faults.destroy.push('noop', 'lying-404', '503', 'rate-limit-json');
-    await service.call(`/instances/${id}`, { method: 'DELETE' });
-    const gone = await service.until<Instance>(
-      `/instances/${id}`,
-      ({ status }) => status === 'terminated',
-      60_000,
-    );
-    expect(gone.rentals[0]?.status).toBe('gone');
-    expect(vast.liveRentals()).toHaveLength(0);
-  });
-
-  it('does not hold a machine to be gone that no view shows yet, however long its create has taken', async () => {
-    await start({}, { RENT_SETTLE_SECONDS: '20' });
-    // Longer than the test: only a destroy ends it.
-    vast.knobs.readLag = { byIdMs: 60_000, listMs: 60_000 };
-    vast.knobs.faults.destroy.push('noop');
-    const { id } = await rent();
-    await service.until<Instance>(`/instances/${id}`, ({ phase }) => phase === 'loading');
-    // As when the call had to wait for its turn.
-    const sentAt = new Date(Date.now() - 3_600_000);
-    await service.service.database.db.updateTable('rentals').set({ create_sent_at: sentAt }).execute();
-    await service.call(`/instances/${id}`, { method: 'DELETE' });
-    await vast.until(() => vast.liveRentals().length === 0);
-    expect((await service.call<Instance>(`/instances/${id}`)).body.rentals[0]?.goneAt).toBeNull();
-  });
-
-  it('bills a machine until its absence was seen, not until somebody began to look', async () => {
-    await start();
-    const { id } = await rent();
-    await service.until<Instance>(`/instances/${id}`, settled);
-    await service.call(`/instances/${id}`, { method: 'DELETE' });
-    await vast.until(() => vast.counters.calls.destroy === 1);
-    const before = vast.counters.calls.show;
-    vast.knobs.latencyMs = 600;
-    await vast.until(() => vast.counters.calls.show > before);
-    // Half of what the list takes that is asked for next.
-    const seenAt = Date.now() + 300;
-    vast.knobs.latencyMs = 600;
-    const gone = await service.until<Instance>(`/instances/${id}`, ({ status }) => status === 'terminated');
-    expect(Date.parse(gone.rentals[0]?.goneAt ?? '')).toBeGreaterThan(seenAt);
-  });
-
   it('keeps no machine from being destroyed while many instances wait for an answer to their search', async () => {
     await start({ creditUsd: 1000 }, roomy);
     const { id } = await rent();
@@ -355,92 +266,11 @@ describe('renting an instance', () => {
     expect(ended).toMatchObject({ terminationReason: 'requested', rentals: [] });
   });
 
-  it('ends an instance that is still being rented without losing its machine', async () => {
-    await start({ knobs: { phases: { ...instantPhases, loadingMs: 5000 } } });
-    const { id } = await rent();
-    await service.until<Instance>(`/instances/${id}`, ({ phase }) => phase === 'loading');
-    await service.call(`/instances/${id}`, { method: 'DELETE' });
-    await service.until<Instance>(`/instances/${id}`, ({ status }) => status === 'terminated');
-    expect(vast.liveRentals()).toHaveLength(0);
-  });
-
-  it.each([
-    ['offline', 'offline'],
-    ['exited', 'exited'],
-    ['unknown', 'unknown_to_provider'],
-    ['outbid', 'outbid'],
-    ['contract-ended', 'stopped_by_provider'],
-  ] as const)('ends a ready instance that is %s, with the reason', async (mishap, reason) => {
-    await start();
-    const { id } = await rent();
-    const ready = await service.until<Instance>(`/instances/${id}`, settled);
-    vast.strike(Number(ready.rentals[0]?.providerInstanceId), mishap);
-    const ended = await service.until<Instance>(`/instances/${id}`, ({ status }) => status === 'terminated');
-    expect(ended.terminationReason).toBe(reason);
-    expect(vast.liveRentals()).toHaveLength(0);
-  });
-
-  it('says so, at every check, when a machine runs another ComfyUI than the image should have', async () => {
-    await start({ comfyKnobs: { reportedVersion: '0.7.0' } });
-    const { id } = await rent();
-    const warning = 'ComfyUI 0.7.0 answers, and not 0.35.0 as VAST_IMAGE_TAG says.';
-    const ready = await service.until<Instance>(`/instances/${id}`, settled);
-    expect(ready).toMatchObject({ status: 'ready', comfyuiVersion: '0.7.0', message: warning });
-    await service.service.database.db.updateTable('instances').set({ message: null }).execute();
-    await service.until<Instance>(`/instances/${id}`, ({ message }) => message === warning);
-  });
-
   it('takes a machine whose ComfyUI calls its version what no text may hold', async () => {
     await start({ comfyKnobs: { reportedVersion: '0.35.0\u0000' } });
     const { id } = await rent();
     const ready = await service.until<Instance>(`/instances/${id}`, settled);
     expect(ready).toMatchObject({ status: 'ready', comfyuiVersion: 'unknown' });
-  });
-
-  it('follows a ready instance that moves to another address, and its job goes on there', async () => {
-    await start({ comfyKnobs: { nodes: { FakeSampler: { durationMs: 3000, steps: 30 } } } });
-    const { id } = await rent();
-    const ready = await service.until<Instance>(`/instances/${id}`, settled);
-    const workflow = {
-      '1': { class_type: 'FakeSampler', inputs: {} },
-      '2': { class_type: 'SaveImage', inputs: { images: ['1', 0], filename_prefix: 'moved' } },
-    };
-    const { body: job } = await service.call<{ id: string }>('/jobs', { method: 'POST', json: { workflow } });
-    const jobWhen = (
-      done: (now: { status: string; attempt: number; progress: { phase: string } | null }) => boolean,
-    ) => service.until(`/jobs/${job.id}`, done);
-    await jobWhen(({ progress }) => progress?.phase === 'executing');
-    const machine = Number(ready.rentals[0]?.providerInstanceId);
-    vast.strike(machine, 'moved');
-    await jobWhen(({ status, attempt }) => status === 'succeeded' && attempt === 1);
-    expect(vast.comfyOf(machine)?.counters.executionsStarted).toBe(1);
-    const { body: after } = await service.call<Instance>(`/instances/${id}`);
-    expect(after).toMatchObject({ status: 'ready', rentals: [{ status: 'active' }] });
-  });
-
-  it('lets the jobs of an instance end that is drained, asked once or again, and says what it waits for', async () => {
-    await start({ comfyKnobs: { nodes: { FakeSampler: { durationMs: 3000, steps: 30 } } } });
-    const { id } = await rent();
-    await service.until<Instance>(`/instances/${id}`, settled);
-    const workflow = {
-      '1': { class_type: 'FakeSampler', inputs: {} },
-      '2': { class_type: 'SaveImage', inputs: { images: ['1', 0], filename_prefix: 'drained' } },
-    };
-    const { body: job } = await service.call<{ id: string }>('/jobs', { method: 'POST', json: { workflow } });
-    await service.until<{ status: string }>(`/jobs/${job.id}`, ({ status }) => status === 'running');
-    await service.call(`/instances/${id}?drain=true`, { method: 'DELETE' });
-    const { message } = await service.until<Instance>(
-      `/instances/${id}`,
-      ({ message: text }) => text?.startsWith('Waiting for') === true,
-    );
-    expect(message).toBe('Waiting for 1 job to end.');
-    const again = await service.call<Instance>(`/instances/${id}?drain=true`, { method: 'DELETE' });
-    expect(again).toMatchObject({ status: 202, body: { status: 'draining' } });
-    const ended = await service.until<{ status: string; attempt: number }>(
-      `/jobs/${job.id}`,
-      ({ status }) => status !== 'running',
-    );
-    expect(ended).toMatchObject({ status: 'succeeded', attempt: 1 });
   });
 
   it('follows a machine that moves while ComfyUI starts on it', async () => {
@@ -464,81 +294,6 @@ describe('renting an instance', () => {
     await expect
       .poll(() => db.selectFrom('rentals').select(['certificate_fingerprint', 'trouble']).execute())
       .toEqual([{ certificate_fingerprint: null, trouble: null }]);
-  });
-
-  it('gives up a ready instance that swallows connections, after its limit', async () => {
-    await start({}, { UNREACHABLE_TIMEOUT_SECONDS: '1' });
-    const { id } = await rent();
-    const ready = await service.until<Instance>(`/instances/${id}`, settled);
-    vast.strike(Number(ready.rentals[0]?.providerInstanceId), 'comfyui-gone');
-    const ended = await service.until<Instance>(`/instances/${id}`, ({ status }) => status === 'terminated');
-    expect(ended.terminationReason).toBe('unreachable');
-  });
-
-  describe('that is silent while the provider is silent too', () => {
-    const limitMs = 2000;
-
-    /** A ready instance that nobody can reach, and whose provider nobody can ask, noted as such. */
-    async function startOutage(fault: 'reset' | 'auth-401' | 'rate-limit-json') {
-      await start({}, { UNREACHABLE_TIMEOUT_SECONDS: String(limitMs / 1000), INSTANCE_CHECK_SECONDS: '0.2' });
-      const { id } = await rent();
-      const ready = await service.until<Instance>(`/instances/${id}`, settled);
-      const rentalId = Number(ready.rentals[0]?.providerInstanceId);
-      for (const call of ['show', 'list', 'destroy'] as const)
-        vast.knobs.faultChances[call] = [{ fault, chance: 1 }];
-      const comfy = vast.comfyOf(rentalId);
-      if (comfy === undefined) throw new Error('ComfyUI does not run.');
-      comfy.knobs.requestFaults = [{ route: 'GET /system_stats', how: 'drop-before' }];
-      return { id, rentalId, comfy };
-    }
-    const isSilent = ({ message }: Instance) => message?.includes('cannot be asked either') === true;
-    /** Returns what it has become of it when it is no longer ready, or after three times its limit. */
-    const muchLater = (id: string) => {
-      const begun = performance.now();
-      const isLate = () => performance.now() - begun > 3 * limitMs;
-      return service.until<Instance>(`/instances/${id}`, ({ status }) => status !== 'ready' || isLate());
-    };
-
-    it('is kept however long that lasts, without new jobs, and is used again after it', async () => {
-      const { id, comfy } = await startOutage('reset');
-      await service.until<Instance>(`/instances/${id}`, isSilent);
-      expect(await muchLater(id)).toMatchObject({ status: 'ready', reachable: false });
-      vast.knobs.faultChances = {};
-      comfy.knobs.requestFaults = [];
-      const back = await service.until<Instance>(`/instances/${id}`, ({ reachable }) => reachable);
-      expect(back).toMatchObject({ status: 'ready', rentals: [{ status: 'active' }] });
-      expect(vast.liveRentals()).toHaveLength(1);
-    });
-
-    it('has its whole limit to answer once the provider does, and is given up after it', async () => {
-      const { id } = await startOutage('reset');
-      await service.until<Instance>(`/instances/${id}`, isSilent);
-      expect(await muchLater(id)).toMatchObject({ status: 'ready' });
-      vast.knobs.faultChances = {};
-      const begun = performance.now();
-      await service.until<Instance>(`/instances/${id}`, ({ status }) => status !== 'ready');
-      // The count begins with the last look in vain, which may have been a moment before.
-      expect(performance.now() - begun).toBeGreaterThan(limitMs / 2);
-      const ended = await service.until<Instance>(
-        `/instances/${id}`,
-        ({ status }) => status === 'terminated',
-      );
-      expect(ended.terminationReason).toBe('unreachable');
-    });
-
-    it.each(['auth-401', 'rate-limit-json'] as const)(
-      'is given up after its limit when the provider does answer, with %s',
-      async (fault) => {
-        const { id } = await startOutage(fault);
-        await service.until<Instance>(`/instances/${id}`, ({ status }) => status !== 'ready');
-        vast.knobs.faultChances = {};
-        const ended = await service.until<Instance>(
-          `/instances/${id}`,
-          ({ status }) => status === 'terminated',
-        );
-        expect(ended.terminationReason).toBe('unreachable');
-      },
-    );
   });
 
   it('refuses a machine that speaks plain HTTP where HTTPS was asked for, without showing it the secret', async () => {

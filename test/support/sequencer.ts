@@ -3,8 +3,9 @@ import { BaseSequencer, type TestSpecification } from 'vitest/node';
 
 /** From the longest on. */
 const longest = [
-  'instances',
   'reconcile',
+  'instance-lives',
+  'instances',
   'dead-man',
   'money',
   'replicas',

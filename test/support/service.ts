@@ -47,7 +47,7 @@ export async function startTestService({
     DATABASE_POOL_SIZE: '5',
     DATA_DIR: dataDir,
     COMFYUI_URLS: comfyUrls.join(','),
-    INSTANCE_POLL_SECONDS: '0.05',
+    INSTANCE_POLL_SECONDS: '0.1',
     INSTANCE_CHECK_SECONDS: '1',
     RENT_SETTLE_SECONDS: '2',
     VAST_PACING: 'none',
