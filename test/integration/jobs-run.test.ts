@@ -44,6 +44,14 @@ const partlyValid = () => ({
   ...fresh(emptyImage),
   '3': { class_type: 'SaveImage', inputs: { filename_prefix: 'e2e/other' } },
 });
+/** Works on the attempt until `when` has come; then the service stops, and nothing tells ComfyUI. */
+async function cutOff(id: string, when: () => Promise<unknown>): Promise<void> {
+  const stop = new AbortController();
+  const running = bench.run(id, stop.signal);
+  await when();
+  stop.abort(new Error('The service stops.'));
+  await expect(running).rejects.toThrow('The service stops.');
+}
 const collecting = (job: JobView) => job.attempts.at(-1)?.status === 'collecting';
 
 describe('a job', () => {
@@ -367,11 +375,7 @@ describe('a running job', () => {
   it('has its limits by the clock, also while nobody looks', async () => {
     bench.double.knobs.itemMs = 20;
     const id = await bench.submit(fresh(slowList), { timeLimitSeconds: 60 });
-    const stop = new AbortController();
-    const first = bench.run(id, stop.signal);
-    await bench.jobWhen(id, executing);
-    stop.abort(new Error('The service stops.'));
-    await expect(first).rejects.toThrow('The service stops.');
+    await cutOff(id, () => bench.jobWhen(id, executing));
     const { attemptId } = await bench.attemptOf(id);
     await bench.database.db
       .updateTable('attempts')
@@ -385,11 +389,7 @@ describe('a running job', () => {
   it('that failed in time has failed by itself, also where that is seen when its limit has passed', async () => {
     bench.double.knobs.hangingNode = '1';
     const id = await bench.submit(failingSave, { timeLimitSeconds: 60 });
-    const stop = new AbortController();
-    const first = bench.run(id, stop.signal);
-    await bench.jobWhen(id, executing);
-    stop.abort(new Error('The service stops.'));
-    await expect(first).rejects.toThrow('The service stops.');
+    await cutOff(id, () => bench.jobWhen(id, executing));
     bench.double.knobs.hangingNode = null;
     await expect.poll(() => counted('executionsFinished')).toBe(1);
     await bench.database.db
@@ -403,11 +403,7 @@ describe('a running job', () => {
   it('is charged for what it ran, also where its end is seen long after', async () => {
     bench.double.knobs.hangingNode = '1';
     const id = await bench.submit(fresh(emptyImage));
-    const stop = new AbortController();
-    const first = bench.run(id, stop.signal);
-    await bench.jobWhen(id, executing);
-    stop.abort(new Error('The service stops.'));
-    await expect(first).rejects.toThrow('The service stops.');
+    await cutOff(id, () => bench.jobWhen(id, executing));
     bench.double.knobs.hangingNode = null;
     await expect.poll(() => counted('executionsFinished')).toBe(1);
     const hourMs = 3_600_000;
@@ -423,11 +419,7 @@ describe('a running job', () => {
   it('has as long to stop as any other, also where nobody could tell it so for long', async () => {
     bench.double.knobs.hangingNode = '1';
     const id = await bench.submit(fresh(emptyImage));
-    const stop = new AbortController();
-    const first = bench.run(id, stop.signal);
-    await bench.jobWhen(id, executing);
-    stop.abort(new Error('The service stops.'));
-    await expect(first).rejects.toThrow('The service stops.');
+    await cutOff(id, () => bench.jobWhen(id, executing));
     await bench.jobs.cancel(id);
     await bench.database.db
       .updateTable('jobs')
@@ -541,11 +533,7 @@ describe('a running job', () => {
 describe('an attempt that is cut off', () => {
   it('goes on where it was, with one execution', async () => {
     const id = await bench.submit(fresh(slowFrames));
-    const stop = new AbortController();
-    const first = bench.run(id, stop.signal);
-    await bench.jobWhen(id, executing);
-    stop.abort(new Error('The service stops.'));
-    await expect(first).rejects.toThrow('The service stops.');
+    await cutOff(id, () => bench.jobWhen(id, executing));
     expect(await bench.run(id)).toMatchObject({ status: 'succeeded', attempts: [{ number: 1 }] });
     expect(counted('executionsStarted')).toBe(1);
   });
@@ -556,11 +544,7 @@ describe('an attempt that is cut off', () => {
     const asset = await bench.addAsset(await png(), 'photo.png');
     const inputs = [{ node: '1', input: 'image', assetId: asset.id }];
     const id = await bench.submit(scaledImage, { inputs });
-    const stop = new AbortController();
-    const first = bench.run(id, stop.signal);
-    await expect.poll(() => requests(route)).toBe(1);
-    stop.abort(new Error('The service stops.'));
-    await expect(first).rejects.toThrow('The service stops.');
+    await cutOff(id, async () => expect.poll(() => requests(route)).toBe(1));
     expect(await bench.run(id)).toMatchObject({
       status: 'succeeded',
       outputs: [{ name: 'scaled_00001_.png' }],
@@ -698,11 +682,7 @@ describe('an instance whose results take long to fetch', () => {
 
   it('lets another process go on fetching', async () => {
     const id = await slowToFetch();
-    const stop = new AbortController();
-    const first = bench.run(id, stop.signal);
-    await bench.jobWhen(id, collecting);
-    stop.abort(new Error('The service stops.'));
-    await expect(first).rejects.toThrow('The service stops.');
+    await cutOff(id, () => bench.jobWhen(id, collecting));
     bench.double.knobs.downloadBytesPerSecond = null;
     expect(await bench.run(id)).toMatchObject({ status: 'succeeded', attempts: [{ number: 1 }] });
     expect(counted('executionsStarted')).toBe(1);
