@@ -18,6 +18,7 @@ import * as nodeCatalogs from './migrations/010-node-catalogs.ts';
 import * as machineFacts from './migrations/011-machine-facts.ts';
 import * as collecting from './migrations/012-collecting.ts';
 import * as staticUrls from './migrations/013-static-urls.ts';
+import * as failingSteps from './migrations/014-failing-steps.ts';
 import { missingRights, reach } from './reach.ts';
 
 /** Every migration, by name, in order. A list rather than a folder that is read, so that it is the same in a build. */
@@ -35,6 +36,7 @@ export const migrations: Record<string, Migration> = {
   '011-machine-facts': machineFacts,
   '012-collecting': collecting,
   '013-static-urls': staticUrls,
+  '014-failing-steps': failingSteps,
 };
 
 /** PostgreSQL's `undefined_table`. */

@@ -150,6 +150,8 @@ interface InstancesTable {
   /** Counts wake-ups; a wake-up that carries an older number was overtaken and is dropped. */
   wake: Defaulted<number>;
   next_step_at: Optional<Date>;
+  /** Since when no step has come to its end, for reasons other than the provider's; null once one does. */
+  failing_since: Optional<Date>;
   api_key: Optional<string>;
   /** The demand that the fleet rented it for; null when somebody asked for it. */
   wish: Optional<string>;

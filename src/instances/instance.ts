@@ -73,6 +73,7 @@ export const terminationReasons = {
   lifetime_reached: 'It has reached the end of its lifetime.',
   contract_ending: 'The host soon stops letting the machine out.',
   price_raised: 'The host raised the price above the limit.',
+  step_failed: 'The service failed to look after it; its log says why.',
   heartbeat_lost: 'The machine does not take the sign of life without which it destroys itself.',
   orphaned: 'It was found at the provider without a record.',
   insufficient_credit: 'The account at the provider lacks credit.',

@@ -39,6 +39,8 @@ export type StepName =
   | 'destroy'
   | 'terminate';
 
+const FAILING_LIMIT_MS = 15 * 60_000;
+
 /** Which step an instance needs, from its record and its current rental alone. */
 export function nextStep(
   instance: Pick<InstanceRow, 'status' | 'phase' | 'provider'>,
@@ -73,8 +75,8 @@ export async function stepInstance(
   try {
     await run(name, step);
   } catch (error) {
-    if (!(error instanceof ProviderError)) throw error;
-    await retryLater(step, name, error);
+    if (error instanceof ProviderError) return retryLater(step, name, error);
+    if (!(await givenUpForFailing(step, name))) throw error;
   }
 }
 
@@ -123,6 +125,29 @@ async function retryLater(step: Step, name: StepName, error: ProviderError): Pro
   const tries = Math.min(6, 1 + (step.rental?.destroy_tries ?? 0));
   const baseMs = step.deps.config.INSTANCE_POLL_SECONDS * 1000;
   await lookAgain(step, detail, backoffMs(tries, { baseMs, capMs: 60_000 }));
+}
+
+/**
+ * A step that fails for a reason that nobody foresaw is begun again by its queue. A machine must not bill for ever for that: when no
+ * step has come to its end for long, it is ended, before its dead-man switch would do so under its jobs.
+ */
+async function givenUpForFailing(step: Step, name: StepName): Promise<boolean> {
+  const { deps, instance, signal, log } = step;
+  if (signal.aborted || instance.provider === 'static' || instance.status === 'terminating') return false;
+  const now = deps.clock.now();
+  const noted = await deps.db
+    .updateTable('instances')
+    .set((eb) => ({ failing_since: eb.fn.coalesce('failing_since', eb.val(now)) }))
+    .where('id', '=', instance.id)
+    .where('wake', '=', instance.wake)
+    .returning('failing_since')
+    .executeTakeFirst();
+  const lastedMs = now.getTime() - (noted?.failing_since ?? now).getTime();
+  if (lastedMs < FAILING_LIMIT_MS) return false;
+  log.error({ lastedMs }, 'an instance is ended because its steps fail');
+  const minutes = Math.round(lastedMs / 60_000);
+  await endInstance(step, 'step_failed', `Its step "${name}" has failed for ${minutes} minutes.`);
+  return true;
 }
 
 /** A phase has its limit also while the provider cannot be asked. */

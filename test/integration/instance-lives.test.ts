@@ -1,4 +1,5 @@
 // What becomes of an instance that was rented, through the API against the double of vast.ai: it moves, falls silent, ends, is destroyed.
+import { sql } from 'kysely';
 import { describe, expect, it } from 'vitest';
 import { instantPhases } from '../doubles/vast/knobs.ts';
 import { rent, service, settled, start, useRenting, vast, type Instance } from '../support/renting.ts';
@@ -131,6 +132,32 @@ describe('a rented instance', () => {
       ({ status }) => status !== 'running',
     );
     expect(ended).toMatchObject({ status: 'succeeded', attempt: 1 });
+  });
+
+  it('ends an instance whose steps fail for long, whatever the reason, and not before', async () => {
+    await start({}, { INSTANCE_CHECK_SECONDS: '0.2' });
+    const { id } = await rent();
+    await service.until<Instance>(`/instances/${id}`, settled);
+    const { db } = service.service.database;
+    await sql`
+      create function fail() returns trigger language plpgsql as $$ begin raise 'This is not foreseen.'; end $$;
+      create trigger failing before update on instances for each row
+        when (new.status = 'ready' and new.next_step_at is distinct from old.next_step_at) execute function fail();
+    `.execute(db);
+    const failingSince = async () =>
+      (await db.selectFrom('instances').select('failing_since').executeTakeFirstOrThrow()).failing_since;
+    await expect.poll(failingSince).toBeInstanceOf(Date);
+    expect((await service.call<Instance>(`/instances/${id}`)).body.status).toBe('ready');
+    await db
+      .updateTable('instances')
+      .set({ failing_since: new Date(Date.now() - 16 * 60_000) })
+      .execute();
+    const ended = await service.until<Instance>(`/instances/${id}`, ({ status }) => status === 'terminated');
+    expect(ended).toMatchObject({
+      terminationReason: 'step_failed',
+      terminationDetail: expect.stringContaining('"check"'),
+    });
+    expect(vast.liveRentals()).toHaveLength(0);
   });
 
   it('gives up a ready instance that swallows connections, after its limit', async () => {

@@ -64,7 +64,8 @@ export async function finish(
 ): Promise<void> {
   const { deps, instance } = step;
   await deps.db.transaction().execute(async (trx) => {
-    if (!(await updateOwned(trx, instance, { next_step_at: step.now, ...update }))) return;
+    const done = { next_step_at: step.now, failing_since: null };
+    if (!(await updateOwned(trx, instance, { ...done, ...update }))) return;
     await write?.(trx);
     // What jobs wait for has changed.
     if (update.status !== undefined || update.phase !== undefined) await deps.queues.wake(trx, 'dispatch');
