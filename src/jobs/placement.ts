@@ -3,6 +3,7 @@ import { sql, type Transaction } from 'kysely';
 import type { Queues } from '../database/queues.ts';
 import type { Tables } from '../database/tables.ts';
 import { endAttempt, type AttemptRef } from './attempt.ts';
+import type { ExecutionTimes } from './execution.ts';
 import { announceStop } from './events.ts';
 import { handOnSlots, lockSlots } from './slots.ts';
 
@@ -31,7 +32,7 @@ export async function beginCollecting(
   trx: Transaction<Tables>,
   queues: Queues,
   ref: AttemptRef,
-  { startedAt, executedAt, outputsReused }: { startedAt: Date; executedAt: Date; outputsReused: boolean },
+  { startedAt, executedAt, outputsReused }: ExecutionTimes & { outputsReused: boolean },
 ): Promise<boolean> {
   await lockSlots(trx, queues, ref.instanceId);
   const begun = await trx

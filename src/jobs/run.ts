@@ -9,6 +9,7 @@ import { backoffMs } from '../support/backoff.ts';
 import { endAttempt, type AttemptRef } from './attempt.ts';
 import { collect } from './collect.ts';
 import type { RunDeps } from './deps.ts';
+import { failedInTime, timesOf, type ExecutionTimes } from './execution.ts';
 import { certainStop, endUnconfirmed, follow, type Finished } from './follow.ts';
 import { failureOf } from './failure.ts';
 import { watchPrompt } from './hints.ts';
@@ -137,7 +138,7 @@ async function freeMemory(run: Run, client: ComfyClient, signal: AbortSignal): P
 /** What the history says of the end. A prompt that passed its limit and succeeded all the same did succeed. */
 async function judge(run: Run, session: ComfySession, { entry, stop }: Finished): Promise<Verdict> {
   run.finished = true;
-  const times = timesOf(run, entry);
+  const times = timesOf(run.state, entry, run.deps.clock.now());
   if (entry.outcome === 'succeeded' && stop !== 'canceled') {
     run.progress.enter('collecting');
     return { kind: 'succeeded', outputs: await collectAll(run, session, entry, times) };
@@ -148,7 +149,7 @@ async function judge(run: Run, session: ComfySession, { entry, stop }: Finished)
     { status: 'submitted' },
   );
   // A node may turn the interruption into an error of its own.
-  if (stop !== null && !failedInTime(run, entry)) return verdictOfStop(stop, run.state, true);
+  if (stop !== null && !failedInTime(run.state, entry)) return verdictOfStop(stop, run.state, true);
   if (entry.outcome === 'failed') return failureOf(entry, await vramOf(run));
   const reason = 'Somebody else interrupted the workflow on the instance.';
   return { kind: 'lost', code: 'prompt_lost', reason };
@@ -159,7 +160,7 @@ async function collectAll(
   run: Run,
   { client }: ComfySession,
   entry: HistoryEntry,
-  times: { startedAt: Date; executedAt: Date },
+  times: ExecutionTimes,
 ): Promise<CollectedOutput[]> {
   const { db, queues } = run.deps;
   const made = { ...times, outputsReused: entry.outputsReused };
@@ -175,33 +176,6 @@ async function collectAll(
       await begun.catch(() => undefined);
     }
   });
-}
-
-/** Whether nothing was due yet when it failed, however late that is seen: then nobody has interrupted it. */
-function failedInTime({ state }: Run, entry: HistoryEntry): boolean {
-  const durationMs = durationOf(entry);
-  if (entry.outcome !== 'failed' || state.startedAt === null || durationMs === null) return false;
-  return stopOf(state, new Date(state.startedAt.getTime() + durationMs)) === null;
-}
-
-/**
- * By our clock, with the duration by ComfyUI's: the clocks of rented machines are wrong at times. It may have run for a while when
- * that was first seen, and been done for long when that was.
- */
-function timesOf(run: Run, entry: HistoryEntry): { startedAt: Date; executedAt: Date } {
-  const now = run.deps.clock.now().getTime();
-  const { startedAt, submittedAt } = run.state;
-  const seen = startedAt?.getTime() ?? now;
-  const durationMs = durationOf(entry);
-  const executed = durationMs === null ? now : Math.min(now, seen + durationMs);
-  const begun = Math.max(executed - (durationMs ?? 0), submittedAt?.getTime() ?? 0);
-  return { startedAt: new Date(Math.min(seen, begun)), executedAt: new Date(executed) };
-}
-
-/** Null where ComfyUI does not say, or its clock was set back meanwhile. */
-function durationOf({ startedAt, endedAt }: HistoryEntry): number | null {
-  if (startedAt === null || endedAt === null || endedAt < startedAt) return null;
-  return endedAt.getTime() - startedAt.getTime();
 }
 
 async function vramOf({ deps, ref }: Run): Promise<number | null> {
