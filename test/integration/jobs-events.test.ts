@@ -181,18 +181,18 @@ describe('GET /jobs/:id/events', () => {
   });
 
   it('says where each attempt is placed, that its instance is silent, why it was lost, and that there is another', async () => {
-    bench.double.knobs.hangingNode = '1';
-    const id = await bench.submit(fresh(emptyImage));
+    bench.double.knobs.frameMs = 50;
+    const id = await bench.submit(fresh(slowFrames));
     const stream = await openEvents(eventsOf(id));
     const running = bench.run(id);
     const placed = await stream.nextOf('log');
     await bench.jobWhen(id, ({ progress }) => progress?.phase === 'executing');
     await bench.double.exit();
     const silent = await stream.nextOf('log');
-    bench.double.knobs.hangingNode = null;
     await bench.double.restart();
     const lost = await running;
     expect(lost.status).toBe('queued');
+    bench.double.knobs.frameMs = 0;
     await bench.run(id);
     const rest = (await stream.rest()).filter(({ type }) => type === 'log');
     const { instanceId } = lost.attempts[0] ?? {};
