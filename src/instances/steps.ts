@@ -4,7 +4,7 @@ import type { HandlerContext, QueueMessages } from '../database/queues.ts';
 import type { InstanceRow, RentalRow } from '../database/tables.ts';
 import { backoffMs } from '../support/backoff.ts';
 import { ProviderError } from './provider.ts';
-import { enterPhase, loadState } from './records.ts';
+import { enterPhase, loadState, updateOwned } from './records.ts';
 import { check } from './steps/check.ts';
 import { destroy, drain, terminate } from './steps/destroy.ts';
 import { load } from './steps/load.ts';
@@ -39,6 +39,7 @@ export type StepName =
   | 'destroy'
   | 'terminate';
 
+/** So long an instance may go without a step that comes to its end: half of what the dead-man switch waits by default. */
 const FAILING_LIMIT_MS = 15 * 60_000;
 
 /** Which step an instance needs, from its record and its current rental alone. */
@@ -135,15 +136,10 @@ async function givenUpForFailing(step: Step, name: StepName): Promise<boolean> {
   const { deps, instance, signal, log } = step;
   if (signal.aborted || instance.provider === 'static' || instance.status === 'terminating') return false;
   const now = deps.clock.now();
-  const noted = await deps.db
-    .updateTable('instances')
-    .set((eb) => ({ failing_since: eb.fn.coalesce('failing_since', eb.val(now)) }))
-    .where('id', '=', instance.id)
-    .where('wake', '=', instance.wake)
-    .returning('failing_since')
-    .executeTakeFirst();
-  const lastedMs = now.getTime() - (noted?.failing_since ?? now).getTime();
-  if (lastedMs < FAILING_LIMIT_MS) return false;
+  const since = instance.failing_since ?? now;
+  const isOurs = await updateOwned(deps.db, instance, { failing_since: since });
+  const lastedMs = now.getTime() - since.getTime();
+  if (!isOurs || lastedMs < FAILING_LIMIT_MS) return false;
   log.error({ lastedMs }, 'an instance is ended because its steps fail');
   const minutes = Math.round(lastedMs / 60_000);
   await endInstance(step, 'step_failed', `Its step "${name}" has failed for ${minutes} minutes.`);

@@ -2,6 +2,7 @@
 import type { ComfyClient, ComfyFile, ComfyOutput, HistoryEntry } from '../comfyui/client.ts';
 import { ComfyError } from '../comfyui/errors.ts';
 import { messageOf, ServiceError } from '../errors.ts';
+import { curedText } from '../support/storable-text.ts';
 import { storable } from './json-value.ts';
 import { createNamer, outputKindOf } from './output.ts';
 import type { Run } from './run-state.ts';
@@ -24,7 +25,7 @@ export async function collect(
     const nodeId = storable(output.nodeId);
     if (output.kind === 'text') {
       const name = nameFor(`${nodeId}-${output.key}.txt`, nodeId);
-      const text = output.text.toWellFormed().replaceAll('\0', '');
+      const text = curedText(output.text);
       const facts = { kind: 'text', contentType: 'text/plain', sizeBytes: Buffer.byteLength(text) } as const;
       collected.push({ name, nodeId, ...facts, temporary: false, assetId: null, text });
       continue;

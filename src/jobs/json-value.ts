@@ -1,5 +1,5 @@
 // What JSON may hold so that the database and ComfyUI keep it as it was given.
-import { isStorableText } from '../support/storable-text.ts';
+import { curedText, isStorableText } from '../support/storable-text.ts';
 
 const MAX_DEPTH = 64;
 
@@ -53,7 +53,7 @@ export function storable(value: unknown): unknown {
 }
 
 function cured(value: unknown, depth: number): unknown {
-  if (typeof value === 'string') return value.slice(0, MAX_TEXT).toWellFormed().replaceAll('\0', '');
+  if (typeof value === 'string') return curedText(value.slice(0, MAX_TEXT));
   if (typeof value !== 'object' || value === null) return value;
   if (depth >= MAX_DEPTH) return null;
   if (Array.isArray(value)) return value.slice(0, MAX_MEMBERS).map((member) => cured(member, depth + 1));

@@ -1,38 +1,18 @@
 // What we read of vast.ai's answers, and nothing else. A field that is not what it should be counts as not given.
 import { z } from 'zod';
 
-const number = () =>
-  z
-    .number()
+const given = <S extends z.ZodType>(schema: S) =>
+  schema
     .nullish()
     .catch(null)
     .transform((value) => value ?? null);
+const number = () => given(z.number());
 /** A machine for nothing would count for nothing against the limits. */
-const price = () =>
-  z
-    .number()
-    .positive()
-    .nullish()
-    .catch(null)
-    .transform((value) => value ?? null);
-const text = () =>
-  z
-    .string()
-    .nullish()
-    .catch(null)
-    .transform((value) => value ?? null);
-const truth = () =>
-  z
-    .boolean()
-    .nullish()
-    .catch(null)
-    .transform((value) => value ?? null);
+const price = () => given(z.number().positive());
+const text = () => given(z.string());
+const truth = () => given(z.boolean());
 const id = () => z.union([z.int().nonnegative(), z.string().regex(/^\d+$/)]).transform(String);
-const optionalId = () =>
-  id()
-    .nullish()
-    .catch(null)
-    .transform((value) => value ?? null);
+const optionalId = () => given(id());
 
 /** One row of POST /bundles/. Units are vast.ai's own: MB, Mbit/s, seconds, dollars per hour. */
 export const offerRowSchema = z.object({
