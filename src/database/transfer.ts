@@ -117,8 +117,10 @@ async function insertAll(client: Client, next: () => Promise<unknown>): Promise<
     const { table, rows } = batch.parse(value);
     if (!tables.has(table)) throw new Error(`The export holds an unknown table, ${table}.`);
     const name = escapeIdentifier(table);
+    // The offset keeps each line from being read once for every column.
     await client.query(
-      `insert into ${name} overriding system value select (line::${name}).* from unnest($1::text[]) line`,
+      `insert into ${name} overriding system value
+       select (read.row).* from (select line::${name} as row from unnest($1::text[]) line offset 0) read`,
       [rows],
     );
     counts[table] = (counts[table] ?? 0) + rows.length;
