@@ -31,20 +31,18 @@ export interface QueuesOptions {
 interface QueueSettings<M> {
   /** Messages with the same key are worked on one at a time, over all replicas: a unique index of pg-boss sees to it. */
   key?: (message: M) => string;
-  /** Several messages may have one key. */
-  sharesKeys?: boolean;
   /** Messages carry nothing, so one call stands for all of them, also for those sent for later. */
   merges?: boolean;
 }
 
 const settings: { [Q in QueueName]: QueueSettings<QueueMessages[Q]> } = {
-  instance: { key: ({ instanceId }) => instanceId, sharesKeys: true },
-  search: { key: ({ instanceId }) => instanceId, sharesKeys: true },
+  instance: { key: ({ instanceId }) => instanceId },
+  search: { key: ({ instanceId }) => instanceId },
   run: { key: ({ attemptId }) => attemptId },
-  deliver: { key: ({ lane }) => lane, sharesKeys: true },
+  deliver: { key: ({ lane }) => lane },
   sweep: { merges: true },
-  money: { key: () => 'account', sharesKeys: true, merges: true },
-  reconcile: { key: () => 'account', sharesKeys: true, merges: true },
+  money: { key: () => 'account', merges: true },
+  reconcile: { key: () => 'account', merges: true },
 };
 
 /** How often a loop looks at the latest, and how long it lets wake-ups gather before it does, in milliseconds. */
@@ -146,8 +144,6 @@ export function createQueues({ pool, db, notifications, exclusive, log }: Queues
         name: queue,
         store: claimStore(boss, db, queue),
         concurrency,
-        // pg-boss reads as many as are asked for, and then leaves out all but one of a key.
-        looksAgain: settings[queue].sharesKeys === true,
         handler,
         pollMs,
         touchMs,
@@ -252,7 +248,14 @@ function claimStore<Q extends QueueName>(
       return rows;
     },
     complete: async (claim) => {
-      await boss.deleteJob(queue, claim);
+      const { rows } = await sql<{ follows: boolean }>`
+        with done as (delete from ${table} where ${held(queue, [claim])} returning singleton_key)
+        select exists (
+          select from done join ${table} job using (singleton_key)
+          where job.name = ${queue} and job.state < 'active' and job.start_after <= now()) as follows`.execute(
+        db,
+      );
+      return rows[0]?.follows === true;
     },
     retry: async (claim, error) => {
       await boss.fail(queue, claim, { message: messageOf(error) });

@@ -19,7 +19,8 @@ export interface ClaimStore<M> {
   claim(limit: number): Promise<ClaimedMessage<M>[]>;
   /** Keeps claims alive; returns those that are still ours. */
   touch(claims: Claim[]): Promise<Claim[]>;
-  complete(claim: Claim): Promise<void>;
+  /** Resolves with whether another message of its key is due, which no claim could take beside it. */
+  complete(claim: Claim): Promise<boolean>;
   /** Gives back after a failure, for later. */
   retry(claim: Claim, error: unknown): Promise<void>;
   /** Gives back for somebody else, at once. */
@@ -30,11 +31,6 @@ export interface WorkerOptions<M> {
   name: string;
   store: ClaimStore<M>;
   concurrency: number;
-  /**
-   * Whether a claim may leave out messages although there are hands for them, such as those of a key that is being
-   * worked on: it is followed by another, and so is the end of each message.
-   */
-  looksAgain: boolean;
   handler: (message: M, context: HandlerContext) => Promise<void>;
   /** How often it looks although nothing woke it: what delayed and retried messages wait for. */
   pollMs: number;
@@ -57,6 +53,11 @@ export function claimKey({ id, retryCount }: Claim): string {
   return `${id}:${retryCount}`;
 }
 
+/** How many messages to ask for: a power of two, since each number makes a statement of its own that every connection keeps. */
+function batchSize(free: number): number {
+  return free > 0 ? 2 ** Math.floor(Math.log2(free)) : 0;
+}
+
 interface Held<M> {
   message: ClaimedMessage<M>;
   lost: AbortController;
@@ -64,27 +65,28 @@ interface Held<M> {
 }
 
 export function startWorker<M>(options: WorkerOptions<M>): Worker {
-  const { name, store, concurrency, looksAgain, handler, pollMs, touchMs, log } = options;
+  const { name, store, concurrency, handler, pollMs, touchMs, log } = options;
   const held = new Set<Held<M>>();
   const stopping = new AbortController();
   let closed = false;
   let healthy = true;
+  let claims = 0;
   const alarm = createWake();
   const wake = (): void => alarm.now();
 
   async function loop(): Promise<void> {
     while (!stopping.signal.aborted) {
-      const free = concurrency - held.size;
-      const messages = free > 0 ? await claim(free) : [];
+      const asked = batchSize(concurrency - held.size);
+      const messages = asked > 0 ? await claim(asked) : [];
       for (const message of messages) take(message);
-      const mayBeMore = looksAgain || messages.length === free;
-      if (mayBeMore && messages.length > 0 && held.size < concurrency) continue;
+      if (messages.length === asked && held.size < concurrency) continue;
       // What comes after it looked brings a wake-up of its own.
       await alarm.wait(pollMs, stopping.signal).catch(() => undefined);
     }
   }
 
   async function claim(limit: number): Promise<ClaimedMessage<M>[]> {
+    claims += 1;
     try {
       const messages = await store.claim(limit);
       healthy = true;
@@ -103,7 +105,7 @@ export function startWorker<M>(options: WorkerOptions<M>): Worker {
     held.add(entry);
     entry.ended = handle(message, AbortSignal.any([stopping.signal, lost.signal])).finally(() => {
       // Where there was a hand free all the time, it has looked already.
-      if (looksAgain || held.size === concurrency) wake();
+      if (held.size === concurrency) wake();
       held.delete(entry);
     });
   }
@@ -117,10 +119,18 @@ export function startWorker<M>(options: WorkerOptions<M>): Worker {
     }
     if (closed) return;
     try {
-      if (failure === null) return await store.complete(message);
+      if (failure === null) {
+        const before = claims;
+        const follows = await store.complete(message);
+        // A claim meanwhile may have left out what came too late for the answer.
+        if (follows || claims > before) wake();
+        return;
+      }
       if (stopping.signal.aborted) return await store.release([message]);
       log.warn({ err: failure.error, queue: name, message: message.data }, 'A message failed and comes back');
       await store.retry(message, failure.error);
+      // Another of its key may go first.
+      wake();
     } catch (error) {
       // The claim runs out, and the message comes back by that.
       log.warn({ err: error, queue: name, message: message.data }, 'A message could not be settled');

@@ -7,34 +7,48 @@ import { startWorker, type Claim, type Worker } from '../../src/database/worker.
 const NEVER_MS = 600_000;
 
 let worker: Worker;
-let looks: number;
+/** How many messages each look asked for. */
+let looks: number[];
 let waiting: string[];
 let working: { name: string; end: () => void }[];
-/** What a claim waits for before it answers. */
+/** What a claim waits for before it answers, and the end of a message. */
 let claimed: Promise<void>;
+let completed: Promise<void>;
+/** Messages that are given back, and those that others of their key follow. */
+let failing: Set<string>;
+let followed: Set<string>;
 
-function start({ concurrency, looksAgain = false }: { concurrency: number; looksAgain?: boolean }): void {
-  looks = 0;
+function start(concurrency: number): void {
+  looks = [];
+  failing = new Set();
+  followed = new Set();
   waiting = [];
   working = [];
   claimed = Promise.resolve();
+  completed = Promise.resolve();
   worker = startWorker<string>({
     name: 'test',
     store: {
       claim: async (limit) => {
-        looks += 1;
+        looks.push(limit);
         const messages = waiting.splice(0, limit);
         await claimed;
         return messages.map((name) => ({ id: name, retryCount: 0, data: name }));
       },
       touch: async (claims: Claim[]) => claims,
-      complete: async () => undefined,
+      complete: async ({ id }) => {
+        const follows = followed.has(id);
+        await completed;
+        return follows;
+      },
       retry: async () => undefined,
       release: async () => undefined,
     },
     concurrency,
-    looksAgain,
-    handler: (name) => new Promise((end) => void working.push({ name, end })),
+    handler: async (name) => {
+      await new Promise<void>((end) => void working.push({ name, end }));
+      if (failing.has(name)) throw new Error('failed');
+    },
     pollMs: NEVER_MS,
     touchMs: NEVER_MS,
     log: pino({ level: 'silent' }),
@@ -58,7 +72,7 @@ afterEach(async () => {
 
 describe('a worker', () => {
   it('takes as many messages as it has hands, and the next when one is free', async () => {
-    start({ concurrency: 2 });
+    start(2);
     send('a', 'b', 'c', 'd');
     await settled();
     expect(names()).toEqual(['a', 'b']);
@@ -68,7 +82,7 @@ describe('a worker', () => {
   });
 
   it('takes what waits when two hands get free while it looks', async () => {
-    start({ concurrency: 2 });
+    start(2);
     send('a', 'b', 'c', 'd');
     await settled();
     const answer = Promise.withResolvers<void>();
@@ -82,25 +96,61 @@ describe('a worker', () => {
     expect(names()).toEqual(['a', 'b', 'c', 'd']);
   });
 
-  it('looks no more at the end of a message beside which a hand was free', async () => {
-    start({ concurrency: 2 });
-    send('a');
+  it('takes all that come at once, in batches of few sizes', async () => {
+    start(7);
     await settled();
-    const before = looks;
-    end('a');
+    looks = [];
+    send('a', 'b', 'c', 'd', 'e', 'f', 'g', 'h');
     await settled();
-    expect(looks).toBe(before);
+    expect(names()).toEqual(['a', 'b', 'c', 'd', 'e', 'f', 'g']);
+    expect(looks).toEqual([4, 2, 1]);
   });
 
-  it('looks again after each message, and after its end, where a claim may leave out some', async () => {
-    start({ concurrency: 2, looksAgain: true });
-    await settled();
-    const before = looks;
+  it('looks no more at the end of a message beside which a hand was free', async () => {
+    start(2);
     send('a');
     await settled();
-    expect(looks).toBe(before + 2);
+    looks = [];
     end('a');
     await settled();
-    expect(looks).toBe(before + 3);
+    expect(looks).toEqual([]);
+  });
+
+  it('looks again at the end of a message that another of its key follows', async () => {
+    start(2);
+    send('a');
+    await settled();
+    looks = [];
+    followed.add('a');
+    end('a');
+    await settled();
+    expect(looks).toEqual([2]);
+  });
+
+  it('looks again when it looked while a message was ending, whose key another may have', async () => {
+    start(2);
+    send('a');
+    await settled();
+    const answer = Promise.withResolvers<void>();
+    completed = answer.promise;
+    end('a');
+    await settled();
+    send();
+    await settled();
+    looks = [];
+    answer.resolve();
+    await settled();
+    expect(looks).toEqual([2]);
+  });
+
+  it('looks again after a message that failed, since another of its key may go first', async () => {
+    start(2);
+    send('a');
+    await settled();
+    looks = [];
+    failing.add('a');
+    end('a');
+    await settled();
+    expect(looks).toEqual([2]);
   });
 });
