@@ -1,5 +1,6 @@
 import { describe, expect, it } from 'vitest';
 import { preferredWaitSeconds } from '../../src/http/prefer.ts';
+import { cpuMs } from '../support/cpu-time.ts';
 
 describe('Prefer: wait', () => {
   it.each<[string, string | string[] | undefined, number | null]>([
@@ -26,9 +27,9 @@ describe('Prefer: wait', () => {
   });
 
   it('is read in no time, whatever the header', () => {
-    const began = performance.now();
-    for (const piece of ['"', '"\\"', 'a"', ';', '="', ' ,', '\\'])
-      preferredWaitSeconds(piece.repeat(16_000).slice(0, 1000));
-    expect(performance.now() - began).toBeLessThan(200);
+    const headers = ['"', '"\\"', 'a"', ';', '="', ' ,', '\\'].map((piece) =>
+      piece.repeat(1000).slice(0, 1000),
+    );
+    expect(cpuMs(() => headers.forEach(preferredWaitSeconds))).toBeLessThan(200);
   });
 });

@@ -9,6 +9,7 @@ import { edgeRequests } from '../doubles/comfyui/conformance/edge-requests.ts';
 import { readEdges } from '../doubles/comfyui/conformance/recordings.ts';
 import { startComfyDouble, type ComfyDouble } from '../doubles/comfyui/index.ts';
 import * as workflows from '../support/workflows.ts';
+import { cpuMs } from '../support/cpu-time.ts';
 
 let double: ComfyDouble;
 let link: Link;
@@ -336,9 +337,11 @@ describe('a large workflow', () => {
   ])('is judged in a moment: one %s', (_name, nodes, outputs) => {
     const workflow = row(nodes, outputs);
     expect(check(workflow)).toBeNull();
-    const begun = performance.now();
-    for (let times = 0; times < 5; times += 1) check(workflow);
-    expect((performance.now() - begun) / 5).toBeLessThan(50);
+    const times = 5;
+    const tookMs = cpuMs(() => {
+      for (let time = 0; time < times; time += 1) check(workflow);
+    });
+    expect(tookMs / times).toBeLessThan(50);
   });
 
   it('names the outputs that need a node at fault', () => {

@@ -3,6 +3,7 @@ import { randomBytes } from 'node:crypto';
 import { assert, pre, property, uint8Array } from 'fast-check';
 import { describe, expect, it } from 'vitest';
 import { briefText, withoutSecrets } from '../../src/vast/redaction.ts';
+import { cpuMs } from '../support/cpu-time.ts';
 
 const secret = 'Xk3-9_aBcDeFgHiJkLmNoPqRsTuVwXyZ0123456789ab';
 
@@ -51,9 +52,7 @@ describe('a log without secrets', () => {
 
   it('takes no long time, whatever a machine writes', () => {
     const flood = ['a'.repeat(2_000_000), 'token '.repeat(200_000), '://a:'.repeat(200_000)].join('\n');
-    const startedAt = performance.now();
-    withoutSecrets(flood);
-    expect(performance.now() - startedAt).toBeLessThan(1000);
+    expect(cpuMs(() => withoutSecrets(flood))).toBeLessThan(1000);
   });
 
   it('leaves ordinary lines alone', () => {
