@@ -4,7 +4,7 @@ import { existsSync } from 'node:fs';
 import { mkdir, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
-import { Client } from 'pg';
+import { Pool, type PoolClient } from 'pg';
 import { pino, type Logger } from 'pino';
 import type { ServerAddress } from '../../src/database/connection.ts';
 import { startDatabase, type Database } from '../../src/database/database.ts';
@@ -92,27 +92,44 @@ function ensureTemplate(): Promise<string> {
     const name = templateName();
     // Other test files wait here until it is complete.
     await client.query(`select pg_advisory_lock(hashtext('template'))`);
-    const { rowCount } = await client.query('select from pg_database where datname = $1', [name]);
-    if (rowCount === 0) {
-      await client.query(`create database ${name}_draft`);
-      const database = await openDatabase(urlOf(await serverUrl(), `${name}_draft`));
-      await database.queues.start();
-      await database.stop();
-      await client.query(`alter database ${name}_draft rename to ${name}`);
+    try {
+      await createTemplate(client, name);
+    } finally {
+      await client.query(`select pg_advisory_unlock(hashtext('template'))`);
     }
     return name;
   });
   return template;
 }
 
-async function administrate<T>(work: (client: Client) => Promise<T>): Promise<T> {
-  const client = new Client({ connectionString: await serverUrl() });
-  await client.connect();
+async function createTemplate(client: PoolClient, name: string): Promise<void> {
+  const { rowCount } = await client.query('select from pg_database where datname = $1', [name]);
+  if (rowCount !== 0) return;
+  await client.query(`create database ${name}_draft`);
+  const database = await openDatabase(urlOf(await serverUrl(), `${name}_draft`));
+  await database.queues.start();
+  await database.stop();
+  await client.query(`alter database ${name}_draft rename to ${name}`);
+}
+
+/** Works on a connection of its own for as long as it takes, which the next one uses again. */
+async function administrate<T>(work: (client: PoolClient) => Promise<T>): Promise<T> {
+  administrators ??= openAdministrators();
+  const client = await (await administrators).connect();
   try {
     return await work(client);
   } finally {
-    await client.end();
+    client.release();
   }
+}
+
+let administrators: Promise<Pool> | null = null;
+
+/** Keeps no process alive, and is gone with the server. */
+async function openAdministrators(): Promise<Pool> {
+  const pool = new Pool({ connectionString: await serverUrl(), allowExitOnIdle: true, idleTimeoutMillis: 0 });
+  pool.on('error', () => undefined);
+  return pool;
 }
 
 let started: Promise<string> | null = null;
