@@ -74,6 +74,7 @@ const table = sql.table(`${schema}.job`);
 /** What pg-boss's `fail` does, without its delay; the next claim counts as a retry, which fences this one off. */
 const released = sql`state = 'retry', start_after = now(), heartbeat_on = null`;
 const channel = 'comfyfleet_queues';
+/** How often what nothing woke anybody for is looked for: delayed and retried messages, and those of dead replicas. */
 const pollMs = 1_000;
 /** A message that is due sooner than this is looked for by the process that sent it, just when it is due. */
 const shortWaitMs = 10_000;
@@ -85,7 +86,6 @@ const touchMs = 2_500;
  * only after a pause that doubles each time.
  */
 const deadMs = 9_000;
-const deadPollMs = 1_000;
 /** A pass of pg-boss's own upkeep may be under way. */
 const engineStopMs = 5_000;
 
@@ -94,7 +94,7 @@ export function createQueues({ pool, db, notifications, exclusive, log }: Queues
   const loops: { name: LoopName; worker: Worker }[] = [];
   const timers = new Set<NodeJS.Timeout>();
   let stopListening = (): void => undefined;
-  let releaser: NodeJS.Timeout | undefined;
+  let poll: Worker | undefined;
   let state: 'new' | 'running' | 'stopped' = 'new';
   const boss = new PgBoss({
     db: { executeSql: (text, values) => execute({ pool, db }, text, values) },
@@ -130,11 +130,17 @@ export function createQueues({ pool, db, notifications, exclusive, log }: Queues
       });
       await installQueues(boss);
       if (exclusive) await releaseAll(db, log);
-      releaser = setInterval(() => {
-        releaseDead(db, log).catch((error: unknown) =>
-          log.warn({ err: error }, 'Messages of dead replicas could not be looked for'),
-        );
-      }, deadPollMs).unref();
+      poll = startLoop({
+        name: 'queues',
+        act: async () => {
+          await releaseDead(db, log);
+          for (const name of await queuesWithDue(db)) wake(name);
+        },
+        everyMs: pollMs,
+        gatherMs: 0,
+        retryMs: pollMs,
+        log,
+      });
       stopListening = notifications.subscribe(channel, wake);
       state = 'running';
     },
@@ -145,7 +151,7 @@ export function createQueues({ pool, db, notifications, exclusive, log }: Queues
         store: claimStore(boss, db, queue),
         concurrency,
         handler,
-        pollMs,
+        retryMs: pollMs,
         touchMs,
         log,
       });
@@ -189,7 +195,8 @@ export function createQueues({ pool, db, notifications, exclusive, log }: Queues
         select name, count(*) as depth from ${table}
         where state <= 'active' and name in (${sql.join(queueNames)}) group by name`.execute(db);
       return {
-        ok: state === 'running' && workers.every(({ worker }) => worker.healthy()),
+        ok:
+          state === 'running' && poll?.healthy() === true && workers.every(({ worker }) => worker.healthy()),
         failing: loops.filter(({ worker }) => !worker.healthy()).map(({ name }) => name),
         depth: Object.fromEntries(rows.map(({ name, depth }) => [name, depth])),
       };
@@ -198,9 +205,11 @@ export function createQueues({ pool, db, notifications, exclusive, log }: Queues
     stop: async (timeoutMs) => {
       if (state === 'stopped') return;
       state = 'stopped';
-      clearInterval(releaser);
       for (const timer of timers) clearTimeout(timer);
-      await Promise.allSettled([...workers, ...loops].map(({ worker }) => worker.stop(timeoutMs)));
+      await Promise.allSettled([
+        poll?.stop(timeoutMs),
+        ...[...workers, ...loops].map(({ worker }) => worker.stop(timeoutMs)),
+      ]);
       stopListening();
       await within(engineStopMs, boss.stop({ graceful: false, close: false }));
     },
@@ -297,6 +306,15 @@ async function releaseAll(db: Kysely<Tables>, log: Logger): Promise<void> {
   if (numAffectedRows > 0n) {
     log.info({ messages: Number(numAffectedRows) }, 'Took over the messages of a service that died');
   }
+}
+
+/** One statement for all queues: most of the time nothing is due in any. */
+async function queuesWithDue(db: Kysely<Tables>): Promise<QueueName[]> {
+  const { rows } = await sql<{ name: QueueName }>`
+    select queue.name from unnest(${[...queueNames]}::text[]) as queue (name) where exists (
+      select from ${table} job
+      where job.name = queue.name and job.state < 'active' and job.start_after <= now())`.execute(db);
+  return rows.map(({ name }) => name);
 }
 
 /** Gives back what nobody has touched for `deadMs`, for somebody else, at once. */

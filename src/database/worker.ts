@@ -32,8 +32,8 @@ export interface WorkerOptions<M> {
   store: ClaimStore<M>;
   concurrency: number;
   handler: (message: M, context: HandlerContext) => Promise<void>;
-  /** How often it looks although nothing woke it: what delayed and retried messages wait for. */
-  pollMs: number;
+  /** After a claim that failed. */
+  retryMs: number;
   /** How often claims are touched. */
   touchMs: number;
   log: Logger;
@@ -65,7 +65,7 @@ interface Held<M> {
 }
 
 export function startWorker<M>(options: WorkerOptions<M>): Worker {
-  const { name, store, concurrency, handler, pollMs, touchMs, log } = options;
+  const { name, store, concurrency, handler, retryMs, touchMs, log } = options;
   const held = new Set<Held<M>>();
   const stopping = new AbortController();
   let closed = false;
@@ -81,7 +81,7 @@ export function startWorker<M>(options: WorkerOptions<M>): Worker {
       for (const message of messages) take(message);
       if (messages.length === asked && held.size < concurrency) continue;
       // What comes after it looked brings a wake-up of its own.
-      await alarm.wait(pollMs, stopping.signal).catch(() => undefined);
+      await alarm.wait(healthy ? null : retryMs, stopping.signal).catch(() => undefined);
     }
   }
 

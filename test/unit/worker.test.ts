@@ -3,7 +3,7 @@ import { pino } from 'pino';
 import { afterEach, describe, expect, it } from 'vitest';
 import { startWorker, type Claim, type Worker } from '../../src/database/worker.ts';
 
-/** Polling comes too late for any of these tests, so what happens was brought by a wake-up. */
+const RETRY_MS = 20;
 const NEVER_MS = 600_000;
 
 let worker: Worker;
@@ -49,7 +49,7 @@ function start(concurrency: number): void {
       await new Promise<void>((end) => void working.push({ name, end }));
       if (failing.has(name)) throw new Error('failed');
     },
-    pollMs: NEVER_MS,
+    retryMs: RETRY_MS,
     touchMs: NEVER_MS,
     log: pino({ level: 'silent' }),
   });
@@ -141,6 +141,19 @@ describe('a worker', () => {
     answer.resolve();
     await settled();
     expect(looks).toEqual([2]);
+  });
+
+  it('looks again by itself when it could not, and is not healthy until then', async () => {
+    start(2);
+    await settled();
+    claimed = Promise.reject(new Error('out of reach'));
+    worker.wake();
+    await settled();
+    expect(worker.healthy()).toBe(false);
+    claimed = Promise.resolve();
+    waiting.push('a');
+    await expect.poll(names, { interval: RETRY_MS }).toEqual(['a']);
+    expect(worker.healthy()).toBe(true);
   });
 
   it('looks again after a message that failed, since another of its key may go first', async () => {
