@@ -78,7 +78,7 @@ export async function startTestService({
     async until<T>(path: string, done: (body: T) => boolean, limitMs = 40_000): Promise<T> {
       const deadline = performance.now() + limitMs;
       // What does not come at once is asked for less and less often: each look has its price for all tests.
-      for (let pauseMs = 20; ; pauseMs = Math.min(150, pauseMs * 1.25)) {
+      for (let pauseMs = 25; ; pauseMs = Math.min(250, pauseMs * 1.4)) {
         const { body } = await call<T>(path);
         if (done(body)) return body;
         if (performance.now() > deadline)
