@@ -1,6 +1,6 @@
 // Connections to PostgreSQL: one pool, Kysely on top of it, and the settings that every connection shares.
 import { Kysely, PostgresDialect } from 'kysely';
-import { Pool, types, type ClientConfig } from 'pg';
+import { Pool, types, type ClientBase, type ClientConfig } from 'pg';
 import type { Logger } from 'pino';
 import { prepared } from './prepared.ts';
 import type { Tables } from './tables.ts';
@@ -24,6 +24,15 @@ export function connectionSettings(address: ServerAddress): ClientConfig {
   };
 }
 
+/**
+ * Has a new connection write times, intervals and numbers so that each can be read back as what it is. A server, a database or a
+ * user may have a style of its own, in which PostgreSQL itself takes 05/04 for another day. Not among the settings of the
+ * start, which a URL may replace and some poolers refuse.
+ */
+export async function agreeOnStyle(client: ClientBase): Promise<void> {
+  await client.query(`set datestyle to 'ISO'; set intervalstyle to 'postgres'; set extra_float_digits to 1`);
+}
+
 export interface PoolOptions {
   size: number;
   log: Logger;
@@ -37,6 +46,8 @@ export function createPool(address: ServerAddress, { size, log, statementTimeout
     ...connectionSettings(address),
     max: size,
     idleTimeoutMillis: 60_000,
+    // oxlint-disable-next-line typescript/no-misused-promises -- the pool waits for it, whatever its types say
+    onConnect: agreeOnStyle,
     ...(statementTimeoutMs !== null && {
       statement_timeout: statementTimeoutMs,
       idle_in_transaction_session_timeout: statementTimeoutMs,

@@ -1,7 +1,7 @@
 // The first contact with a PostgreSQL: what keeps the service from using it, in words that say where to look.
 import { Client } from 'pg';
 import { hasErrorCode } from '../errors.ts';
-import { connectionSettings, type ServerAddress } from './connection.ts';
+import { agreeOnStyle, connectionSettings, type ServerAddress } from './connection.ts';
 import { within } from './within.ts';
 
 const oldestVersion = 150_000;
@@ -17,6 +17,7 @@ export async function reach(address: ServerAddress, answerLimitMs = ANSWER_LIMIT
   const client = await connect(address);
   try {
     await within(answerLimitMs, assertSupported(client));
+    await within(answerLimitMs, agreeOnStyle(client));
     return client;
   } catch (error) {
     await client.end().catch(() => undefined);

@@ -13,7 +13,7 @@ import type { Database } from '../../src/database/database.ts';
 import { labelPrefix } from '../../src/instances/label.ts';
 import { exportData, importData } from '../../src/database/transfer.ts';
 import { bareEnvironment } from '../support/child.ts';
-import { createTestDatabase } from '../support/database.ts';
+import { createTestDatabase, openDatabase } from '../support/database.ts';
 import { newDataFolder, startEmbedded } from '../support/embedded.ts';
 
 const log = pino({ level: 'silent' });
@@ -87,6 +87,25 @@ test('an import holds what was exported, value for value, and goes on counting w
   const { rows } = await sql`insert into job_events (job_id, type, data)
     select id, 'next', '{}' from jobs returning id`.execute(target.database.db);
   expect(rows).toEqual([{ id: 3001 }]);
+});
+
+test('a database with a style of its own for times and numbers is used, exported and imported like any other', async () => {
+  const [made, target] = [await newDatabase(), await newDatabase()];
+  const name = new URL(made.url).pathname.slice(1);
+  for (const style of [`datestyle to 'SQL, DMY'`, 'extra_float_digits to -5']) {
+    await sql.raw(`alter database ${name} set ${style}`).execute(made.database.db);
+  }
+  const source = await openDatabase(made.url);
+  onTestFinished(() => source.stop());
+  await fill(source);
+  await source.db.updateTable('instances').set({ vram_gb: 23.540576934814453 }).execute();
+  const data = await exported(made.url);
+  await importData({ connectionString: target.url }, Readable.from([data]), move);
+  for (const { db } of [source, target.database]) {
+    expect(await db.selectFrom('instances').select(['created_at', 'vram_gb']).execute()).toEqual([
+      { created_at: new Date('2026-02-03T04:05:06.789Z'), vram_gb: 23.540576934814453 },
+    ]);
+  }
 });
 
 test('an export shows one moment, whatever is written meanwhile', async () => {
