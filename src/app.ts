@@ -129,6 +129,7 @@ export async function startService(config: Config, log: Logger, stopping?: Abort
     };
     const webhooks = { db, queues, config, clock, log, showJob, countTry };
     await startWork({
+      database,
       instances: instanceDeps,
       runs: runDeps,
       fleet: fleetDeps,

@@ -1,6 +1,7 @@
 // Which queue is worked by what, and with how many hands.
 import { runFleet, type FleetDeps } from './fleet/fleet.ts';
 import { MONEY_EVERY_MS, moneyUpkeep, type MoneyDeps } from './fleet/money.ts';
+import type { Database } from './database/database.ts';
 import { forgetKeys } from './database/once.ts';
 import { reconcile } from './instances/reconcile.ts';
 import type { InstanceDeps } from './instances/steps.ts';
@@ -28,6 +29,7 @@ const SWEEP_EVERY_MS = 10_000;
 
 /** Begins to work on every queue; `queues.stop` ends it. */
 export async function startWork({
+  database,
   instances,
   runs,
   fleet,
@@ -35,6 +37,7 @@ export async function startWork({
   webhooks,
   upkeep,
 }: {
+  database: Pick<Database, 'tidy'>;
   instances: InstanceDeps;
   runs: RunDeps;
   fleet: FleetDeps;
@@ -72,6 +75,7 @@ export async function startWork({
         'sweep of jobs': () => sweepJobs(runs),
         'sweep of idempotency keys': () => forgetKeys(db, runs.clock.now()),
         'sweep of webhooks': () => sweepDeliveries(webhooks),
+        'log of the database': () => database.tidy(),
         ...(retention.isDue() && { retention: () => retention.sweep() }),
       }),
     },

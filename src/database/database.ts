@@ -2,8 +2,8 @@
 import { sql, type Kysely } from 'kysely';
 import type { Logger } from 'pino';
 import type { Config } from '../config.ts';
-import { createKysely, createPool, type ServerAddress } from './connection.ts';
-import { startEmbeddedServer } from './embedded.ts';
+import { createKysely, createPool } from './connection.ts';
+import { startEmbeddedServer, type EmbeddedServer } from './embedded.ts';
 import { migrate } from './migrate.ts';
 import { startNotifications, type Notifications } from './notifications.ts';
 import { createQueues } from './pg-boss.ts';
@@ -18,6 +18,8 @@ export interface Database {
   readonly notifications: Notifications;
   /** Resolves when the database answers; rejects after 2 s without an answer. */
   check(): Promise<void>;
+  /** Keeps the log of the embedded server short; another one has its own. */
+  tidy(): Promise<void>;
   /** Stops the queues (at once, unless they were stopped before), then every connection, then the embedded server. */
   stop(): Promise<void>;
 }
@@ -35,7 +37,7 @@ export async function startDatabase({ config, log }: DatabaseOptions): Promise<D
   // What was started so far, last first: undone when a later step fails, and by `stop`.
   const started = new AsyncDisposableStack();
   try {
-    const address = await openServer(config, log, started);
+    const { address, tidy } = await openServer(config, log, started);
     await migrate(address, log);
     const pool = createPool(address, { size: config.DATABASE_POOL_SIZE, log, statementTimeoutMs: 60_000 });
     // A server that is out of reach must not keep the service from stopping.
@@ -52,6 +54,7 @@ export async function startDatabase({ config, log }: DatabaseOptions): Promise<D
       queues,
       notifications,
       check: () => check(db),
+      tidy,
       stop: () => started.disposeAsync(),
     };
   } catch (error) {
@@ -66,11 +69,13 @@ async function openServer(
   config: DatabaseOptions['config'],
   log: Logger,
   started: AsyncDisposableStack,
-): Promise<ServerAddress> {
-  if (config.DATABASE_URL !== undefined) return { connectionString: config.DATABASE_URL };
+): Promise<Pick<EmbeddedServer, 'address' | 'tidy'>> {
+  if (config.DATABASE_URL !== undefined) {
+    return { address: { connectionString: config.DATABASE_URL }, tidy: async () => undefined };
+  }
   const server = await startEmbeddedServer(config.DATA_DIR, log);
   started.defer(() => server.stop());
-  return server.address;
+  return server;
 }
 
 async function check(db: Kysely<Tables>): Promise<void> {

@@ -1,7 +1,18 @@
 // The process of the embedded server: started, found again, and told apart from what only looks like it.
 import { execFile, spawn } from 'node:child_process';
 import { once } from 'node:events';
-import { chown, lstat, mkdir, open, readFile, rename, rm, stat, writeFile } from 'node:fs/promises';
+import {
+  chown,
+  copyFile,
+  lstat,
+  mkdir,
+  open,
+  readFile,
+  rm,
+  stat,
+  truncate,
+  writeFile,
+} from 'node:fs/promises';
 import { basename, join } from 'node:path';
 import { setTimeout as delay } from 'node:timers/promises';
 import { promisify } from 'node:util';
@@ -56,6 +67,18 @@ export async function serverProcess(folder: string): Promise<number | null> {
   return (await servesFolder(pid, folder)) ? pid : null;
 }
 
+/**
+ * Puts a long log of the server aside, also while it runs: it has the file open to append, and goes on at its new end. What
+ * it writes at this very moment is lost. On a full disk, what cannot be kept goes: the log may be what fills it.
+ */
+export async function shortenLog(server: Pick<Server, 'folder'>): Promise<void> {
+  const path = logPath(server);
+  const found = await stat(path).catch(() => null);
+  if (found === null || found.size <= logLimitBytes) return;
+  await copyFile(path, `${path}.1`).catch(() => rm(`${path}.1`, { force: true }));
+  await truncate(path);
+}
+
 /** Makes the folder of the socket where it is not the data folder; rejects if it is not private. */
 export async function prepareSocketFolder({ folder, socketFolder, account }: Server): Promise<void> {
   if (socketFolder === folder) return;
@@ -96,7 +119,7 @@ async function launch(server: Server, deadline: number): Promise<boolean> {
     await delay(10);
   }
   await ended;
-  const said = (await readFile(logPath(server), 'utf8')).slice(logStart);
+  const said = (await readFile(logPath(server))).subarray(logStart).toString('utf8');
   // Another start was faster, or sessions of a killed server have not ended yet.
   if (/lock file .* already exists|pre-existing shared memory/.test(said)) {
     await delay(100);
@@ -166,15 +189,13 @@ async function servesFolder(pid: number, folder: string): Promise<boolean> {
   return /^\S*postgres /.test(stdout) && stdout.includes(` ${folder}`);
 }
 
-/** Opens the server's log to append; a long one is put aside first. */
+/** Opens the server's log to append. */
 async function openLog(server: Server): Promise<Awaited<ReturnType<typeof open>>> {
-  const path = logPath(server);
-  const found = await stat(path).catch(() => null);
-  if (found !== null && found.size > logLimitBytes) await rename(path, `${path}.1`);
-  return open(path, 'a', 0o600);
+  await shortenLog(server);
+  return open(logPath(server), 'a', 0o600);
 }
 
-function logPath({ folder }: Server): string {
+function logPath({ folder }: Pick<Server, 'folder'>): string {
   return join(folder, 'server.log');
 }
 

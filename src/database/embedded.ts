@@ -15,12 +15,15 @@ import {
   prepareSocketFolder,
   runServer,
   serverProcess,
+  shortenLog,
   type Presence,
   type Server,
 } from './embedded-process.ts';
 
 export interface EmbeddedServer {
   address: ServerAddress;
+  /** Keeps its log short. */
+  tidy(): Promise<void>;
   /** Stops the server with a checkpoint; after 15 s without one, and the next start recovers. */
   stop(): Promise<void>;
 }
@@ -49,7 +52,10 @@ export async function startEmbeddedServer(dataDir: string, log: Logger): Promise
 }
 
 /** The server of a data folder beside the service that has it, or else started for the caller. Rejects where there is no database. */
-export async function borrowEmbeddedServer(dataDir: string, log: Logger): Promise<EmbeddedServer> {
+export async function borrowEmbeddedServer(
+  dataDir: string,
+  log: Logger,
+): Promise<Pick<EmbeddedServer, 'address' | 'stop'>> {
   await access(join(resolve(dataDir), 'postgres', 'PG_VERSION')).catch((error: unknown) => {
     throw new Error(`There is no database in the folder ${dataDir}.`, { cause: error });
   });
@@ -131,6 +137,7 @@ async function holdFolder(server: Server, address: ServerAddress): Promise<Embed
 
   return {
     address,
+    tidy: () => shortenLog(server),
     stop: async () => {
       stopping.abort();
       await recovering;

@@ -203,3 +203,22 @@ test.runIf(asRoot)('a folder that the unprivileged server may not pass is named'
   await chmod(join(folder, '..'), 0o700);
   await expect(startEmbedded(folder)).rejects.toThrow(`chmod o+x ${join(folder, '..')}`);
 });
+
+test('a server that does not start says why, whatever its log holds from before', async () => {
+  const folder = await usedFolder();
+  await writeFile(join(folder, 'postgres', 'server.log'), 'ü'.repeat(1000));
+  await writeFile(join(folder, 'postgres', 'postgresql.conf'), 'no_such_setting = 1\n');
+  await expect(startEmbedded(folder)).rejects.toThrow('no_such_setting');
+});
+
+test('the log of the server stays short while the service runs', async () => {
+  const folder = await usedFolder();
+  const database = await startEmbedded(folder);
+  const path = join(folder, 'postgres', 'server.log');
+  const write = (text: string) => sql.raw(`do $$ begin raise log '%', ${text}; end $$`).execute(database.db);
+  await write(`repeat('x', 6000000)`);
+  await database.tidy();
+  await write(`'and so on'`);
+  expect(await readFile(path, 'utf8')).toMatch(/^20.* and so on\n[^x]*$/);
+  expect((await stat(`${path}.1`)).size).toBeGreaterThan(6_000_000);
+});
