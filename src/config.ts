@@ -513,7 +513,7 @@ const settingsSchema = z
         'How long the nodes of an image, as an instance of it had them, count for jobs that wait for a machine; 0 checks jobs only against instances that are ready.',
       unit: 'h',
     }),
-    WORKFLOW_MAX_NODES: setting(integer(1, 100_000).prefault('1000'), {
+    WORKFLOW_MAX_NODES: setting(integer(1, 10_000).prefault('1000'), {
       description: 'Nodes of one workflow.',
     }),
     INPUT_URL_TIMEOUT_SECONDS: setting(number(1, 86_400).prefault('300'), {

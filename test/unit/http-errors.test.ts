@@ -237,6 +237,19 @@ describe('every error is a problem', () => {
     });
   });
 
+  it.each([
+    ['entries', `{"name":[${'1,'.repeat(200_000)}1]}`],
+    ['fields', `{${Array.from({ length: 200_001 }, (_, n) => `"${n}":1`).join()}}`],
+    ['lists in lists', `[${'[1,[1]],'.repeat(50_000)}1]`],
+  ])('looks at no body of more %s than any request has', async (_name, payload) => {
+    const { app: roomy } = await createTestApp({ routes: [routes] });
+    const answer = await roomy.inject({ method: 'POST', url: '/things', headers: json, payload });
+    await roomy.close();
+    const problem = answer.json<Record<string, unknown>>();
+    expect(problem).toMatchObject({ status: 413, code: 'payload_too_large' });
+    expect(problem['detail']).toBe('The body has more than 200000 fields and entries.');
+  });
+
   it('takes an empty body of JSON for none where the route takes none', async () => {
     const answer = await app.inject({ method: 'PUT', url: '/things/7', headers: json, payload: '' });
     expect(answer.statusCode).toBe(200);
