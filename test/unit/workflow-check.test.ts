@@ -139,6 +139,18 @@ describe('the inputs of a workflow', () => {
     expect(applied['1']?.inputs).toEqual({ width: 64, height: 48, batch_size: 1, color: 7, extra: null });
     expect(emptyImage['1']?.inputs).toMatchObject({ color: 3_368_652 });
   });
+
+  it('are put into it in time, however many a node has already', () => {
+    const given = Array.from({ length: 10_000 }, (_, n) => [`n${n}`, 0] as const);
+    const large = { '1': { class_type: 'Large', inputs: Object.fromEntries(given) } };
+    const begun = performance.now();
+    const applied = applyInputs(
+      large,
+      given.map(([input]) => ({ node: '1', input, value: 1 })),
+    );
+    expect(performance.now() - begun).toBeLessThan(1000);
+    expect(new Set(Object.values(applied['1']?.inputs ?? {}))).toEqual(new Set([1]));
+  });
 });
 
 describe('the names of outputs', () => {
