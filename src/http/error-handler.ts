@@ -115,10 +115,10 @@ function errorForCaller(error: unknown, request: FastifyRequest): ServiceError {
   }
   const known = frameworkErrors[code] ?? (brokenForm.test(message) ? incompleteForm : undefined);
   if (known !== undefined) return new ServiceError(known.code, known.detail);
-  if (databaseOutage.test(code) || databaseOutage.test(message)) {
-    return new ServiceError('overloaded', 'The database does not answer. Try again in a few seconds.', {
-      extra: { retryAfterSeconds: 5 },
-    });
+  const trouble = databaseTroubles.find(({ sign }) => sign.test(code) || sign.test(message));
+  if (trouble !== undefined) {
+    const { detail, retryAfterSeconds } = trouble;
+    return new ServiceError('overloaded', detail, { extra: { retryAfterSeconds } });
   }
   // What Fastify and its plugins say about a bad request is written for the caller.
   if (code.startsWith('FST_') && statusCode >= 400 && statusCode < 500) {
@@ -148,11 +148,27 @@ function factsOf(error: unknown): { code: string; statusCode: number; message: s
 }
 
 /**
- * PostgreSQL's classes 08 (connection) and 57P (shutting down), 53300 (no free connection) and 57014 (a statement took too long), and what
- * `pg` and `prepared` say of a connection that was lost, never made, or silent.
+ * What keeps the database from its work for a while, and is no fault of the request: PostgreSQL's codes 53100 (disk full) and 25006
+ * (read-only, as a standby is), its classes 08 (connection), 53 (resources), 57P (shutting down) and 58 (system) and 57014 (a statement
+ * took too long), and what `pg` and `prepared` say of a connection that was lost, never made, or silent.
  */
-const databaseOutage =
-  /^(?:08\w{3}|57P0\d|53300|57014)$|^Connection terminated|^Query read timeout|^Client has encountered a connection error/;
+const databaseTroubles = [
+  {
+    sign: /^53100$/,
+    detail: 'The database has no room left on its disk, so nothing was changed. Try again in a minute.',
+    retryAfterSeconds: 60,
+  },
+  {
+    sign: /^25006$/,
+    detail: 'The database takes no changes at the moment. Try again in a few seconds.',
+    retryAfterSeconds: 5,
+  },
+  {
+    sign: /^(?:08\w{3}|53\w{3}|57P0\d|58\w{3}|57014)$|^Connection terminated|^Query read timeout|^Client has encountered a connection error/,
+    detail: 'The database does not answer. Try again in a few seconds.',
+    retryAfterSeconds: 5,
+  },
+];
 
 const codesOfStatus: Record<number, ErrorCode> = {
   406: 'unsupported_media_type',

@@ -307,6 +307,22 @@ describe('every error is a problem', () => {
   });
 
   it.each([
+    ['53100', 'has no room left', '60'],
+    ['25006', 'takes no changes', '5'],
+    ['53200', 'does not answer', '5'],
+    ['58030', 'does not answer', '5'],
+  ])('asks to come back when the database cannot do its work: %s', async (code, detail, retryAfter) => {
+    thrown = Object.assign(new Error('could not extend file "base/5/16499"'), { code });
+    const { problem, headers } = await problemOf('/throws');
+    expect(problem).toMatchObject({
+      status: 503,
+      code: 'overloaded',
+      detail: expect.stringContaining(`The database ${detail}`),
+    });
+    expect(headers['retry-after']).toBe(retryAfter);
+  });
+
+  it.each([
     ['nobody listens', '127.0.0.1', 'ECONNREFUSED'],
     ['its socket is gone', '/nowhere', 'ENOENT'],
   ])('asks to come back when the database is not there: %s', async (_name, host, code) => {
