@@ -9,6 +9,10 @@ const text = (maxLength = 10_000) => {
   const must = `must be a text of 1 to ${maxLength} characters`;
   return z.string().trim().min(1, must).max(maxLength, must);
 };
+/** What goes into a header `Authorization`: any other character would be changed on its way, or end each request before it is sent. */
+const credential = /^[\x21-\x7e]+$/;
+const mustBeCredential = 'must be a text of printable ASCII without spaces';
+const token = () => text().regex(credential, mustBeCredential);
 const shaped = (pattern: RegExp, must: string) => z.string().regex(pattern, must);
 const number = (min: number, max: number, must = `must be a number from ${min} to ${max}`) =>
   z.coerce.number(must).min(min, must).max(max, must);
@@ -224,7 +228,7 @@ const settingsSchema = z
       },
     ),
 
-    VASTAI_API_KEY: setting(text().optional(), {
+    VASTAI_API_KEY: setting(token().optional(), {
       description: 'Key of the vast.ai account that pays. Unset: nothing is rented.',
       secret: true,
     }),
@@ -306,7 +310,7 @@ const settingsSchema = z
           'ComfyUI servers that exist already, separated by commas. The same for all replicas: each start ends those that it does not name.',
       },
     ),
-    COMFYUI_TOKEN: setting(text().optional(), {
+    COMFYUI_TOKEN: setting(token().optional(), {
       description: 'Bearer token for the servers of COMFYUI_URLS.',
       secret: true,
     }),
@@ -629,6 +633,7 @@ function checkApiKeys(entries: string[], context: z.RefinementCtx<string[]>): vo
     if (!apiKeyNamePattern.test(name))
       complain('every entry must be name=key, with a name of letters, digits, _ . or -');
     else if (key.length < 32) complain(`the key named ${name} must have at least 32 characters`);
+    else if (!credential.test(key)) complain(`the key named ${name} ${mustBeCredential}`);
     if (names.has(name)) complain(`the name ${name} appears twice`);
     names.add(name);
   }

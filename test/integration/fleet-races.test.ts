@@ -198,7 +198,7 @@ describe('several replicas that look at the same queue', () => {
 
 function fleetOf(settings: Record<string, string>) {
   const { db, queues } = bench.database;
-  const config: Config = loadConfig({ VASTAI_API_KEY: 'never used', MAX_INSTANCES: '20', ...settings });
+  const config: Config = loadConfig({ VASTAI_API_KEY: 'never-used', MAX_INSTANCES: '20', ...settings });
   const log = createLogger({ ...config, LOG_LEVEL: 'silent' });
   const clock = systemClock;
   const provider = createVastProvider({ config, log });

@@ -176,6 +176,17 @@ describe('loadConfig', () => {
     expect(linesOf({ API_KEYS })).toEqual([expect.stringMatching(/^API_KEYS: /)]);
   });
 
+  it.each([
+    ['API_KEYS', `alice=${key} ${key}`, 'the key named alice must be'],
+    ['API_KEYS', `alice=${key}é`, 'the key named alice must be'],
+    ['VASTAI_API_KEY', '“0123456789abcdef”', 'must be'],
+    ['COMFYUI_TOKEN', 'two words', 'must be'],
+  ])('refuses a key that no header Authorization can carry: %s=%s', (name, value, start) => {
+    expect(linesOf({ [name]: value })).toEqual([
+      expect.stringContaining(`${name}: ${start} a text of printable ASCII without spaces`),
+    ]);
+  });
+
   it('refuses one port for the proxy of the image and for ComfyUI behind it', () => {
     const ports = { VAST_COMFYUI_PORT: '8188', VAST_COMFYUI_INTERNAL_PORT: '8188' };
     expect(linesOf(ports)).toEqual([expect.stringMatching(/^VAST_COMFYUI_INTERNAL_PORT/)]);

@@ -5,7 +5,7 @@ import { cpuMs } from '../support/cpu-time.ts';
 
 const secrets = {
   VASTAI_API_KEY: 'vast-key-0123456789',
-  COMFYUI_TOKEN: 'token/with "quotes" & signs',
+  COMFYUI_TOKEN: 'token/with"quotes"&signs',
   API_KEYS: 'alice=alices-key-alices-key-alices-key-1,bob=bobs-key-bobs-key-bobs-key-bobs-2',
   DATABASE_URL: 'postgres://service:p%40ssw0rd@db.example:5432/fleet',
 };
