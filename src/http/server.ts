@@ -30,7 +30,7 @@ import { refuseOtherMethods } from './other-methods.ts';
 import { limitRate, protectBrowsers, shedLoad, stopGracefully } from './protection.ts';
 import { logRequests, requestIdOf } from './request-log.ts';
 import type { SignedLinks } from './signed-links.ts';
-import { refuseNulInUrls, validateRequestPart } from './validation.ts';
+import { refuseEncodedBodies, refuseNulInUrls, validateRequestPart } from './validation.ts';
 
 export type App = FastifyInstance<
   RawServerDefault,
@@ -95,6 +95,7 @@ export async function createHttpServer(options: HttpServerOptions): Promise<App>
   refuseOtherMethods(app);
   handleErrors(app);
   requireAuthentication(app, config, apiKeys, links);
+  refuseEncodedBodies(app);
   refuseNulInUrls(app);
   await acceptForms(app, config);
   acceptIdempotencyKeys(app);

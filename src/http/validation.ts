@@ -17,6 +17,19 @@ export const validateRequestPart: FastifySchemaCompiler<$ZodType> =
     return { error: invalidRequest(parsed.error.issues, wholes[httpPart ?? ''] ?? 'The request') };
   };
 
+/** Turns away compressed bodies before they are read: a file would be stored as something else than it is. */
+export function refuseEncodedBodies(app: FastifyInstance): void {
+  app.addHook('onRequest', async ({ method, headers }, reply) => {
+    const coding = headers['content-encoding']?.toLowerCase() ?? 'identity';
+    if (coding === 'identity' || method === 'GET' || method === 'HEAD') return;
+    reply.header('accept-encoding', 'identity');
+    throw new ServiceError(
+      'unsupported_media_type',
+      'The header Content-Encoding says that the body is compressed, which is not supported. Send it as it is.',
+    );
+  });
+}
+
 /** Turns away a NUL in a path or a query: no id or name has one, and PostgreSQL takes none in any text. */
 export function refuseNulInUrls(app: FastifyInstance): void {
   app.addHook('preValidation', async ({ params, query }) => {

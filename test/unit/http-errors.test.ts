@@ -184,6 +184,19 @@ describe('every error is a problem', () => {
     expect(problem).toMatchObject({ status: 415, detail: expect.stringMatching(detail) });
   });
 
+  it.each(['/things', '/forms'])('takes no compressed body at %s for what it was made of', async (url) => {
+    const headers = { ...json, 'content-encoding': 'gzip' };
+    const packed = await problemOf({ method: 'POST', url, headers, payload: 'x' });
+    expect(packed.problem).toMatchObject({
+      status: 415,
+      detail: expect.stringContaining('Content-Encoding'),
+    });
+    expect(packed.headers['accept-encoding']).toBe('identity');
+    headers['content-encoding'] = 'Identity';
+    const plain = await problemOf({ method: 'POST', url: '/things', headers, payload: '{}' });
+    expect(plain.problem).toMatchObject({ status: 400, field: 'name' });
+  });
+
   it('names the methods that a path does answer', async () => {
     const { headers } = await problemOf({ method: 'DELETE', url: '/throws' });
     expect(headers.allow).toBe('GET, HEAD, OPTIONS');
