@@ -17,7 +17,7 @@ const idPattern = /^[0-9a-f]{64}$/;
 
 export const assetIdSchema = z
   .string()
-  .regex(idPattern, '64 hexadecimal digits')
+  .regex(idPattern, 'it must be 64 hexadecimal digits, as POST /assets answers them')
   .describe('BLAKE3 of the bytes, 64 hexadecimal digits');
 
 export function isAssetId(text: string): boolean {

@@ -3,6 +3,7 @@ import { STATUS_CODES, type IncomingMessage, type ServerResponse } from 'node:ht
 import type { Socket } from 'node:net';
 import type { FastifyInstance, FastifyReply, FastifyRequest } from 'fastify';
 import { ServiceError, type ErrorCode } from '../errors.ts';
+import { MOST_FIELDS, MOST_FILES } from './receive-files.ts';
 import { problemContentType, problemOfCode, type Problem } from './problems.ts';
 
 declare module 'fastify' {
@@ -186,7 +187,10 @@ interface KnownError {
 const brokenForm =
   /unexpected end of multipart data|^Multipart: Boundary not found|^Malformed part header|^The needle cannot/i;
 
-const tooManyParts: KnownError = { code: 'payload_too_large', detail: 'The form has too many parts.' };
+const tooManyParts: KnownError = {
+  code: 'payload_too_large',
+  detail: `A form may have ${MOST_FILES} files and ${MOST_FIELDS} fields at most. Upload further files with POST /assets, and name them by their ids.`,
+};
 const incompleteForm: KnownError = {
   code: 'invalid_request',
   detail: 'The form is malformed or incomplete.',

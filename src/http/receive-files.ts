@@ -4,6 +4,10 @@ import type { FastifyRequest } from 'fastify';
 import { ServiceError } from '../errors.ts';
 import { guardStream, type StreamFailure } from '../support/guarded-stream.ts';
 
+/** Of one form. */
+export const MOST_FILES = 20;
+export const MOST_FIELDS = 50;
+
 /** An upload that sends nothing for so long is given up. */
 const STALL_MS = 60_000;
 

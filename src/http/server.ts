@@ -28,6 +28,7 @@ import { createMetrics, metricsRoutes, observeRequests, type Metrics } from './m
 import { describeApi, documentationRoutes, type WebhookDescriptions } from './openapi.ts';
 import { refuseOtherMethods } from './other-methods.ts';
 import { limitRate, protectBrowsers, shedLoad, stopGracefully } from './protection.ts';
+import { MOST_FIELDS, MOST_FILES } from './receive-files.ts';
 import { logRequests, requestIdOf } from './request-log.ts';
 import type { SignedLinks } from './signed-links.ts';
 import { refuseEncodedBodies, refuseNulInUrls, validateRequestPart } from './validation.ts';
@@ -124,9 +125,9 @@ async function acceptForms(app: App, config: Config): Promise<void> {
       fileSize: Math.floor(config.UPLOAD_LIMIT_MB * megabyte),
       fieldSize: Math.floor(config.BODY_LIMIT_MB * megabyte),
       fieldNameSize: 200,
-      files: 20,
-      fields: 50,
-      parts: 70,
+      files: MOST_FILES,
+      fields: MOST_FIELDS,
+      parts: MOST_FILES + MOST_FIELDS,
       headerPairs: 50,
     },
   });

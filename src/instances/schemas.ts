@@ -126,8 +126,8 @@ export const instanceRequestSchema = z
       .describe('What the machine must satisfy; `{}` takes the defaults'),
     offerId: z
       .string()
-      .regex(offerIdPattern, { error: 'an id from GET /offers', abort: true })
-      .refine(isPossibleOfferId, 'an id from GET /offers')
+      .regex(offerIdPattern, { error: 'it must be an id from GET /offers', abort: true })
+      .refine(isPossibleOfferId, 'it must be an id from GET /offers')
       .optional()
       .describe('One certain machine from `GET /offers`; no other is tried when it fails'),
     maxLifetimeHours: z

@@ -56,7 +56,7 @@ export const MAX_LABELS = 32;
 const metadataSchema = z
   .record(z.string().min(1).max(64), z.string().max(512))
   .refine((metadata) => Object.keys(metadata).length <= MAX_LABELS, {
-    message: `at most ${MAX_LABELS} entries`,
+    message: `it must have at most ${MAX_LABELS} entries`,
   })
   .refine(
     (metadata) =>

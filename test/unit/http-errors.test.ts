@@ -197,6 +197,16 @@ describe('every error is a problem', () => {
     expect(plain.problem).toMatchObject({ status: 400, field: 'name' });
   });
 
+  it('says how many parts a form may have, and what to do with more', async () => {
+    const part = '--x\r\ncontent-disposition: form-data; name="file"; filename="a"\r\n\r\n.\r\n';
+    const payload = `${part.repeat(21)}--x--\r\n`;
+    const { problem } = await problemOf({ method: 'POST', url: '/forms', headers: form, payload });
+    expect(problem).toMatchObject({
+      status: 413,
+      detail: expect.stringMatching(/20 files and 50 fields.*POST \/assets/),
+    });
+  });
+
   it('names the methods that a path does answer', async () => {
     const { headers } = await problemOf({ method: 'DELETE', url: '/throws' });
     expect(headers.allow).toBe('GET, HEAD, OPTIONS');
