@@ -15,7 +15,7 @@ import { createApiKeys } from './http/api-keys.ts';
 import { assertListenAllowed } from './http/authentication.ts';
 import { createHealth } from './http/health.ts';
 import { createMetrics } from './http/metrics.ts';
-import { createHttpServer } from './http/server.ts';
+import { createHttpServer, listen } from './http/server.ts';
 import { createSignedLinks, linkSecrets, type SignedLinks } from './http/signed-links.ts';
 import { accountRoutes, type AccountDeps } from './instances/account-routes.ts';
 import { labelPrefix } from './instances/label.ts';
@@ -140,7 +140,7 @@ export async function startService(config: Config, log: Logger, stopping?: Abort
     started.defer(() => queues.stop(config.SHUTDOWN_TIMEOUT_SECONDS * 1000));
 
     started.defer(() => http.close());
-    const url = await http.listen({ host: config.HOST, port: config.PORT });
+    const url = await listen(http, config);
     // Not before: a start that fails must not end the instances of those that run.
     await syncStaticInstances(db, queues, config.COMFYUI_URLS, config.JOB_MAX_ATTEMPTS);
     health.enter('running');

@@ -86,7 +86,7 @@ async function prepareServer(
   log: Logger,
   settings: Record<string, string> = {},
 ): Promise<Server> {
-  await mkdir(dataDir, { recursive: true });
+  await makeFolder(dataDir);
   const folder = await folderOf(dataDir);
   const address = await embeddedAddress(dataDir);
   const account = await chooseAccount(folder);
@@ -104,6 +104,17 @@ async function prepareServer(
   await assertVersion(server);
   await prepareSocketFolder(server);
   return server;
+}
+
+async function makeFolder(dataDir: string): Promise<void> {
+  try {
+    await mkdir(dataDir, { recursive: true });
+  } catch (cause) {
+    const path = resolve(dataDir);
+    throw new Error(`DATA_DIR: the folder ${path} cannot be made. Name another, or make it yourself.`, {
+      cause,
+    });
+  }
 }
 
 /** Keeps the folder's lock, and the server alive, on one connection: both end with the process. */

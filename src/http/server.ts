@@ -16,7 +16,7 @@ import {
 } from 'fastify-type-provider-zod';
 import { z } from 'zod';
 import type { Config } from '../config.ts';
-import { ServiceError } from '../errors.ts';
+import { hasErrorCode, ServiceError } from '../errors.ts';
 import type { Logger } from '../support/log.ts';
 import type { ApiKeys } from './api-keys.ts';
 import { identifyCallers, requireAuthentication } from './authentication.ts';
@@ -108,6 +108,24 @@ export async function createHttpServer(options: HttpServerOptions): Promise<App>
   for (const plugin of routes) await app.register(plugin);
   return app;
 }
+
+/** Resolves to the URL where the app listens; rejects, naming the settings and what to do, where it cannot. */
+export async function listen(app: App, { HOST: host, PORT: port }: Config): Promise<string> {
+  try {
+    return await app.listen({ host, port });
+  } catch (cause) {
+    const [code, advice] = Object.entries(listenAdvice).find(([known]) => hasErrorCode(cause, known)) ?? [];
+    const why = code === undefined ? '' : ` (${code}): ${advice}`;
+    throw new Error(`HOST and PORT: the service cannot listen on port ${port} of ${host}${why}.`, { cause });
+  }
+}
+
+const listenAdvice = {
+  EADDRINUSE: 'another program has it; stop that, or set another PORT',
+  EACCES: 'this user may not; set a PORT from 1024 on',
+  EADDRNOTAVAIL: 'this machine has no such address; set another HOST',
+  ENOTFOUND: 'there is no such host; set another HOST',
+};
 
 /** The version of the service, from package.json. */
 function readVersion(): string {

@@ -198,6 +198,12 @@ test('a folder of another major version is refused with a way out', async () => 
   await expect(startEmbedded(folder)).rejects.toThrow(/made by PostgreSQL 17.*data:export.*DATABASE_URL/);
 });
 
+test('a folder that cannot be made is named with its setting', async () => {
+  const file = join(await newDataFolder(), 'file');
+  await writeFile(file, '');
+  await expect(startEmbedded(join(file, 'data'))).rejects.toThrow(/^DATA_DIR: .*file\/data cannot be made/);
+});
+
 test.runIf(asRoot)('a folder that the unprivileged server may not pass is named', async () => {
   const folder = await newDataFolder('closed/data');
   await chmod(join(folder, '..'), 0o700);

@@ -11,7 +11,7 @@ it('ends no ComfyUI server of others where its port is taken', async () => {
   const running = await startTestService({ comfyUrls: [comfy.url] });
   onTestFinished(() => running.stop());
   const config = { ...running.config, PORT: Number(new URL(running.url).port), COMFYUI_URLS: [] };
-  await expect(startService(config, createLogger(config))).rejects.toThrow('EADDRINUSE');
+  await expect(startService(config, createLogger(config))).rejects.toThrow(/EADDRINUSE.*set another PORT/);
   const { db } = running.service.database;
   const rows = await db.selectFrom('instances').select('pending_reason').execute();
   expect(rows).toEqual([{ pending_reason: null }]);
