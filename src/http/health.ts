@@ -2,6 +2,7 @@
 import { setTimeout as delay } from 'node:timers/promises';
 import type { FastifyPluginAsyncZod } from 'fastify-type-provider-zod';
 import { z } from 'zod';
+import { ServiceError } from '../errors.ts';
 
 const partStatuses = ['ok', 'degraded', 'unavailable', 'off'] as const;
 
@@ -178,11 +179,15 @@ const unanswered: PartHealth = { status: 'unavailable', detail: 'It does not ans
 async function askOne(probe: Probe, timeoutMs: number): Promise<PartHealth> {
   const done = new AbortController();
   const late = delay(timeoutMs, unanswered, { signal: done.signal }).catch(() => unanswered);
-  // The reason of a failure may name hosts; the log has it, this answer has not.
-  const answer = (async () => probe(done.signal))().catch(() => unanswered);
+  const answer = (async () => probe(done.signal))().catch(unwell);
   try {
     return await Promise.race([answer, late]);
   } finally {
     done.abort();
   }
+}
+
+/** The reason of a failure may name hosts, unless it was written for callers. */
+function unwell(error: unknown): PartHealth {
+  return error instanceof ServiceError ? { status: 'unavailable', detail: error.message } : unanswered;
 }

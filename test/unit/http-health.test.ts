@@ -1,4 +1,5 @@
 import { afterEach, describe, expect, it } from 'vitest';
+import { ServiceError } from '../../src/errors.ts';
 import { createHealth, type PartHealth, type Probe } from '../../src/http/health.ts';
 import { createMetrics } from '../../src/http/metrics.ts';
 import { createTestApp, type TestAppOptions } from '../support/http.ts';
@@ -48,6 +49,20 @@ describe('GET /health', () => {
     expect(response.statusCode).toBe(status);
     expect(response.json()).toMatchObject({ status: expected });
     expect(response.body).not.toMatch(/hunter2|db\.internal/);
+  });
+
+  it('says why a part fails where that is meant for callers', async () => {
+    const full = async () => {
+      throw new ServiceError('storage_full', 'The disk that holds the files is full.', {
+        cause: new Error('ENOSPC hunter2'),
+      });
+    };
+    const { app } = await appWith({ probes: { files: full } });
+    const { parts } = (await app.inject('/health')).json<{ parts: Record<string, PartHealth> }>();
+    expect(parts['files']).toEqual({
+      status: 'unavailable',
+      detail: 'The disk that holds the files is full.',
+    });
   });
 
   it('answers a caller with an API key although the database that holds the keys is away', async () => {
