@@ -1,6 +1,6 @@
 // npm run data:export -- FILE: writes the whole database to a compressed file, also beside a running service.
 import { createWriteStream } from 'node:fs';
-import { rename } from 'node:fs/promises';
+import { rename, rm } from 'node:fs/promises';
 import { pipeline } from 'node:stream/promises';
 import { createGzip } from 'node:zlib';
 import { pino } from 'pino';
@@ -17,9 +17,9 @@ await runCommand({
       DATABASE_URL === undefined
         ? await borrowEmbeddedServer(DATA_DIR, pino({ level: 'warn' }, pino.destination(2)))
         : { address: { connectionString: DATABASE_URL }, stop: async () => undefined };
+    // The name is taken only by a complete export. It holds the keys of rented machines, so nobody else may read it.
+    const draft = `${file}.part`;
     try {
-      // The name is taken only by a complete export. It holds the keys of rented machines, so nobody else may read it.
-      const draft = `${file}.part`;
       const packed = createGzip();
       const written = pipeline(packed, createWriteStream(draft, { mode: 0o600 }));
       const [counts] = await Promise.all([
@@ -28,6 +28,9 @@ await runCommand({
       ]);
       await rename(draft, file);
       return `Exported ${summaryOf(counts)} to ${file}. Stored files are not in it: copy them along.`;
+    } catch (error) {
+      await rm(draft, { force: true });
+      throw error;
     } finally {
       await server.stop();
     }

@@ -1,6 +1,6 @@
 import { execFile } from 'node:child_process';
 import { randomUUID } from 'node:crypto';
-import { stat } from 'node:fs/promises';
+import { mkdir, readdir, stat } from 'node:fs/promises';
 import { join } from 'node:path';
 import { PassThrough, Readable, Writable } from 'node:stream';
 import { text } from 'node:stream/consumers';
@@ -23,6 +23,12 @@ async function newDatabase(): Promise<{ database: Database; url: string }> {
   const made = await createTestDatabase();
   onTestFinished(made.stop);
   return made;
+}
+
+function run(command: string, env: Record<string, string>, ...words: string[]) {
+  return promisify(execFile)(process.execPath, [`scripts/${command}.ts`, ...words], {
+    env: { ...process.env, ...bareEnvironment(), ...env },
+  });
 }
 
 /** One row in every kind of table: values that JSON, CSV and time zones are known to spoil. */
@@ -156,24 +162,33 @@ test('an import refuses a database that is in use, and what is not a whole expor
 test('the commands move the database of a running service to another server', async () => {
   const folder = await newDataFolder();
   const file = join(folder, 'export.gz');
-  const run = (command: string, env: Record<string, string>, ...more: string[]) =>
-    promisify(execFile)(process.execPath, [`scripts/${command}.ts`, ...more, file], {
-      env: { ...process.env, ...bareEnvironment(), ...env },
-    });
-
   const source = await startEmbedded(folder);
   await fill(source);
   const target = await newDatabase();
-  const exporting = await run('data-export', { DATABASE_URL: '', DATA_DIR: folder });
+  const exporting = await run('data-export', { DATABASE_URL: '', DATA_DIR: folder }, file);
   expect(exporting.stdout).toContain('2990 job_events');
   expect((await stat(file)).mode & 0o777).toBe(0o600);
   await source.check();
-  const unsure = await run('data-import', { DATABASE_URL: target.url }).catch((error: unknown) => error);
+  const unsure = await run('data-import', { DATABASE_URL: target.url }, file).catch(
+    (error: unknown) => error,
+  );
   expect(unsure).toMatchObject({ code: 2, stderr: expect.stringContaining('--move | --copy FILE') });
-  const importing = await run('data-import', { DATABASE_URL: target.url }, '--move');
+  const importing = await run('data-import', { DATABASE_URL: target.url }, '--move', file);
   expect(importing.stdout).toContain('2990 job_events');
   expect(importing.stdout).toContain('Do not start the old service again');
   expect(await contents(target.database)).toEqual(await contents(source));
+});
+
+test('an export that fails leaves nothing that holds keys', async () => {
+  const source = await newDatabase();
+  const folder = await newDataFolder();
+  const place = join(folder, 'taken');
+  await mkdir(place);
+  const failed = await run('data-export', { DATABASE_URL: source.url }, place).catch(
+    (error: unknown) => error,
+  );
+  expect(failed).toMatchObject({ code: 1, stderr: expect.stringContaining('EISDIR') });
+  expect(await readdir(folder)).toEqual(['taken']);
 });
 
 test('a copy leaves to its original the machines, the unfinished jobs and the name', async () => {
