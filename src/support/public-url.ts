@@ -1,16 +1,10 @@
 // URLs that a caller wrote may lead to the public internet, and not into our own network.
-import { lookup as lookupHost } from 'node:dns/promises';
-import type { LookupAddress } from 'node:dns';
 import { isIP, type LookupFunction } from 'node:net';
 import { callbackify } from 'node:util';
 import { buildConnector } from 'undici';
 import { ServiceError } from '../errors.ts';
+import { nameServers, systemResolver, type ResolveHost } from './host-names.ts';
 import { isPublicAddress } from './public-address.ts';
-
-/** Finds the addresses of a host name. */
-export type ResolveHost = (hostname: string) => Promise<LookupAddress[]>;
-
-export const systemResolver: ResolveHost = (hostname) => lookupHost(hostname, { all: true });
 
 /** What a caller is told of a host that does not exist, or exists only where callers may not look: nobody is told which. */
 export const HOST_NOT_PUBLIC = 'The host of the URL was not found on the public internet.';
@@ -47,16 +41,23 @@ export class HostRefusedError extends Error {
   override readonly name = 'HostRefusedError';
 }
 
+export interface ConnectorOptions {
+  /** Hosts whose address may be private, as `host` or `host:port`. */
+  allowedHosts: readonly string[];
+  connectTimeoutMs: number;
+  /** Finds the addresses of the host; the system's way unless told where it is one of `allowedHosts`, else that of the name servers. */
+  resolveHost?: ResolveHost | undefined;
+}
+
 /** Connects to addresses of the public internet only, checked at the moment of connecting, so that a change of the name's address is no way in. */
-export function publicConnector(
-  url: URL,
-  options: { allowedHosts: readonly string[]; connectTimeoutMs: number; resolveHost: ResolveHost },
-): buildConnector.connector {
-  const accepts = isAllowed(url, options.allowedHosts) ? () => true : isPublicAddress;
+export function publicConnector(url: URL, options: ConnectorOptions): buildConnector.connector {
+  const allowed = isAllowed(url, options.allowedHosts);
+  const accepts = allowed ? () => true : isPublicAddress;
+  const { resolveHost = allowed ? systemResolver : nameServers() } = options;
   const connect = buildConnector({
     allowH2: false,
     timeout: options.connectTimeoutMs,
-    lookup: filteredLookup(options.resolveHost, accepts),
+    lookup: filteredLookup(resolveHost, accepts),
     // Node then asks the look-up for all addresses at once, and tries each.
     autoSelectFamily: true,
   });

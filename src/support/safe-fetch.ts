@@ -5,14 +5,8 @@ import { Client, type Dispatcher } from 'undici';
 import { ServiceError } from '../errors.ts';
 import { deadlineIn } from './deadline.ts';
 import { guardStream, type StreamFailure } from './guarded-stream.ts';
-import {
-  HOST_NOT_PUBLIC,
-  HostRefusedError,
-  parsePublicUrl,
-  publicConnector,
-  systemResolver,
-  type ResolveHost,
-} from './public-url.ts';
+import type { ResolveHost } from './host-names.ts';
+import { HOST_NOT_PUBLIC, HostRefusedError, parsePublicUrl, publicConnector } from './public-url.ts';
 
 export interface PublicFetchOptions {
   /** Largest file that is accepted. */
@@ -27,7 +21,7 @@ export interface PublicFetchOptions {
   /** What the caller's field is called in errors. */
   field?: string;
   signal?: AbortSignal | undefined;
-  /** Finds the addresses of a host name; the system's resolver unless told. */
+  /** Finds the addresses of a host name; as `publicConnector` does unless told. */
   resolveHost?: ResolveHost;
 }
 
@@ -43,7 +37,8 @@ export interface PublicFile {
 }
 
 /** What one fetch carries from hop to hop. */
-interface Retrieval extends Required<Omit<PublicFetchOptions, 'signal'>> {
+interface Retrieval extends Required<Omit<PublicFetchOptions, 'signal' | 'resolveHost'>> {
+  resolveHost: ResolveHost | undefined;
   callerSignal: AbortSignal | undefined;
   deadline: AbortSignal;
   /** Either of the two. */
@@ -85,7 +80,7 @@ function begin({ signal: callerSignal, ...options }: PublicFetchOptions): Retrie
     maxRedirects: 5,
     stallMs: 30_000,
     field: 'url',
-    resolveHost: systemResolver,
+    resolveHost: undefined,
     ...options,
     callerSignal,
     deadline,

@@ -6,7 +6,7 @@ import type { DeliveryRow, Tables } from '../database/tables.ts';
 import type { JobView } from '../jobs/presentation.ts';
 import type { Clock } from '../support/clock.ts';
 import type { Logger } from '../support/log.ts';
-import type { ResolveHost } from '../support/public-url.ts';
+import type { ResolveHost } from '../support/host-names.ts';
 import { afterTry, firstLane, isSuccess, type TryResult } from './delivery.ts';
 import { eventBody } from './event.ts';
 import { post } from './post.ts';
@@ -25,7 +25,7 @@ export interface DeliveryDeps {
   silentLanes?: Set<string>;
   /** Counts a try. */
   countTry: (delivered: boolean) => void;
-  /** Finds the addresses of a host name; the system's resolver unless told. */
+  /** Finds the addresses of a host name; as `publicConnector` does unless told. */
   resolveHost?: ResolveHost;
 }
 

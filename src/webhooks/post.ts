@@ -3,14 +3,8 @@ import { Client, type Dispatcher } from 'undici';
 import { messageOf, ServiceError } from '../errors.ts';
 import { storable } from '../jobs/json-value.ts';
 import { deadlineIn } from '../support/deadline.ts';
-import {
-  HOST_NOT_PUBLIC,
-  HostRefusedError,
-  parsePublicUrl,
-  publicConnector,
-  systemResolver,
-  type ResolveHost,
-} from '../support/public-url.ts';
+import type { ResolveHost } from '../support/host-names.ts';
+import { HOST_NOT_PUBLIC, HostRefusedError, parsePublicUrl, publicConnector } from '../support/public-url.ts';
 import type { TryResult } from './delivery.ts';
 
 export interface PostOptions {
@@ -21,7 +15,7 @@ export interface PostOptions {
   /** Hosts whose address may be private, as `host` or `host:port`. */
   allowedHosts: readonly string[];
   signal: AbortSignal;
-  /** Finds the addresses of a host name; the system's resolver unless told. */
+  /** Finds the addresses of a host name; as `publicConnector` does unless told. */
   resolveHost?: ResolveHost;
 }
 
@@ -31,7 +25,7 @@ const READ_BYTES = 4 * KEPT_CHARACTERS;
 
 /** Sends and says what came of it. Follows no redirect. Rejects with the reason of `signal`, and with nothing else. */
 export async function post(url: string, options: PostOptions): Promise<TryResult> {
-  const { allowedHosts, timeoutMs, resolveHost = systemResolver } = options;
+  const { allowedHosts, timeoutMs, resolveHost } = options;
   const deadline = deadlineIn(timeoutMs);
   const signal = AbortSignal.any([options.signal, deadline]);
   let client: Client | undefined;
