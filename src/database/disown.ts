@@ -10,7 +10,7 @@ export async function disown(client: Client, label: string | null): Promise<void
   await assertOtherLabel(client, label);
   const run = async (table: string, statement: string): Promise<void> => {
     const { rows } = await client.query<{ there: boolean }>('select to_regclass($1) is not null as there', [
-      `public.${table}`,
+      table,
     ]);
     if (rows[0]?.there === true) await client.query(statement);
   };

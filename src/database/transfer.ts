@@ -26,6 +26,9 @@ const footer = z.object({
   counts: z.record(z.string(), z.number()),
 });
 
+/** The schema in which PostgreSQL finds the service's tables: `public`, unless it is set up to look elsewhere first. */
+const ownSchema = `(select relnamespace from pg_class where oid = to_regclass('kysely_migration'))`;
+
 const batchBytes = 1_000_000;
 const mostRows = 1_000;
 
@@ -147,7 +150,7 @@ async function tablesOf(client: Client): Promise<string[]> {
     `select relname as name, array(
        select parent.relname::text from pg_constraint join pg_class parent on parent.oid = confrelid
        where conrelid = pg_class.oid and contype = 'f' and confrelid <> conrelid) as parents
-     from pg_class where relnamespace = 'public'::regnamespace and relkind = 'r' and relpersistence = 'p'
+     from pg_class where relnamespace = ${ownSchema} and relkind = 'r' and relpersistence = 'p'
        and relname not like 'kysely%'
      order by relname`,
   );
@@ -163,7 +166,9 @@ async function tablesOf(client: Client): Promise<string[]> {
 
 async function sequencesOf(client: Client): Promise<Record<string, number>> {
   const { rows } = await client.query<{ name: string; value: number }>(
-    `select sequencename as name, last_value as value from pg_sequences where schemaname = 'public' and last_value is not null`,
+    `select sequencename as name, last_value as value
+     from pg_sequences join pg_namespace on nspname = schemaname
+     where pg_namespace.oid = ${ownSchema} and last_value is not null`,
   );
   return Object.fromEntries(rows.map(({ name, value }) => [name, value]));
 }
@@ -189,7 +194,7 @@ async function assertEmpty(client: Client): Promise<void> {
 /** The newest migration that was applied; null where none was. */
 async function levelOf(client: Client): Promise<string | null> {
   const { rows: found } = await client.query<{ there: boolean }>(
-    `select to_regclass('public.kysely_migration') is not null as there`,
+    `select to_regclass('kysely_migration') is not null as there`,
   );
   if (found[0]?.there !== true) return null;
   const { rows } = await client.query<{ level: string | null }>(

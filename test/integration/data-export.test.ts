@@ -114,6 +114,23 @@ test('a database with a style of its own for times and numbers is used, exported
   }
 });
 
+test('a database whose tables are in a schema of their own is exported and imported like any other', async () => {
+  const [made, target] = [await newDatabase(), await newDatabase()];
+  for (const { database, url } of [made, target]) {
+    const name = new URL(url).pathname.slice(1);
+    await sql`alter schema public rename to fleet`.execute(database.db);
+    await sql`create schema public`.execute(database.db);
+    await sql.raw(`alter database ${name} set search_path to fleet, public`).execute(database.db);
+  }
+  const source = await openDatabase(made.url);
+  onTestFinished(() => source.stop());
+  await fill(source);
+  const data = await exported(made.url);
+  const counts = await importData({ connectionString: target.url }, Readable.from([data]), move);
+  expect(counts).toMatchObject({ jobs: 1, job_events: 2990 });
+  expect(await exported(target.url)).toContain('"job_events_id_seq":3000');
+});
+
 test('an export shows one moment, whatever is written meanwhile', async () => {
   const source = await newDatabase();
   await fill(source.database);
