@@ -139,6 +139,9 @@ function readVersion(): string {
  */
 async function acceptForms(app: App, config: Config): Promise<void> {
   await app.register(multipart, {
+    // JSON too: of a field the plugin would parse it by itself, with errors that name no field.
+    isPartAFile: (_name, type = '', fileName) =>
+      fileName !== undefined || /^application\/(?:json|octet-stream)/i.test(type),
     limits: {
       fileSize: Math.floor(config.UPLOAD_LIMIT_MB * megabyte),
       fieldSize: Math.floor(config.BODY_LIMIT_MB * megabyte),

@@ -68,7 +68,7 @@ async function textOf(part: Multipart, maxBytes: number): Promise<string> {
   if (part.type === 'file') return readText(part, maxBytes);
   const { value, fieldname, fieldnameTruncated, valueTruncated } = part;
   if (fieldnameTruncated || valueTruncated) throw tooLarge(fieldname);
-  return typeof value === 'string' ? value : JSON.stringify(value);
+  return String(value);
 }
 
 async function readText({ file, fieldname }: FilePart, maxBytes: number): Promise<string> {

@@ -203,6 +203,22 @@ describe('POST /jobs', () => {
     });
   });
 
+  it.each([
+    [
+      'takes the job of a form as a field that says it is JSON',
+      JSON.stringify({ workflow: emptyImage }),
+      201,
+    ],
+    ['says of such a field that is none what it says of any other', '{bad', 400],
+  ])('%s', async (_what, job, expected) => {
+    const form = `--x\r\ncontent-disposition: form-data; name="job"\r\ncontent-type: application/json\r\n\r\n${job}\r\n--x--\r\n`;
+    const headers = { 'content-type': 'multipart/form-data; boundary=x' };
+    const { status, body } = await call('/jobs', { method: 'POST', headers, body: form });
+    expect(status).toBe(expected);
+    if (status === 201) await bench.jobs.cancel(body.id);
+    else expect(body).toMatchObject({ field: 'job', detail: 'The field "job" is not valid JSON.' });
+  });
+
   it('says which file of a form is too large', async () => {
     const form = new FormData();
     form.set('small', new Blob(['x']), 'small.png');
