@@ -4,6 +4,7 @@ import type { Kysely } from 'kysely';
 import { z } from 'zod';
 import type { Tables } from '../database/tables.ts';
 import { problems } from '../http/problems.ts';
+import { batched } from '../support/batched.ts';
 import { listAccount, type AccountRental } from './account.ts';
 import { ProviderError, type Provider } from './provider.ts';
 import { needProvider, toServiceError } from './service.ts';
@@ -38,6 +39,16 @@ const accountRentalSchema = z
   .meta({ id: 'AccountRental', description: "A rental of the provider's account" });
 
 export function accountRoutes({ db, provider, labelPrefix }: AccountDeps): FastifyPluginAsyncZod {
+  // Once for all who ask meanwhile: the reconciliation waits for its turn behind whatever is listed here.
+  const list = batched(
+    (prefixes: string[]) =>
+      Promise.all(
+        prefixes.map((prefix) =>
+          listAccount(db, needProvider({ provider }), prefix, AbortSignal.timeout(LIST_TIMEOUT_MS)),
+        ),
+      ),
+    { keyOf: (prefix) => prefix },
+  );
   return async (app) => {
     app.get(
       '/rentals',
@@ -56,8 +67,7 @@ export function accountRoutes({ db, provider, labelPrefix }: AccountDeps): Fasti
       },
       async () => {
         try {
-          const signal = AbortSignal.timeout(LIST_TIMEOUT_MS);
-          const account = await listAccount(db, needProvider({ provider }), labelPrefix, signal);
+          const account = await list(labelPrefix);
           return { items: account.map(present) };
         } catch (error) {
           throw error instanceof ProviderError ? toServiceError(error) : error;

@@ -359,6 +359,17 @@ describe('rentals of others', () => {
     const stored = await database().db.selectFrom('rentals').select('secret').executeTakeFirstOrThrow();
     expect(JSON.stringify(body)).not.toContain(stored.secret);
   });
+
+  it('are listed once for all who ask at the same time: the reconciliation waits for its turn behind them', async () => {
+    await start({ RECONCILE_SECONDS: '600' });
+    vast.addForeignRental();
+    const listed = vast.counters.calls.list;
+    const answers = await Promise.all(
+      Array.from({ length: 20 }, () => service.call<{ items: AccountRental[] }>('/rentals')),
+    );
+    expect(answers.map(({ body }) => body.items.length)).toEqual(Array.from({ length: 20 }, () => 1));
+    expect(vast.counters.calls.list - listed).toBeLessThan(10);
+  });
 });
 
 describe('the end of a contract that is no moment of this age', () => {
