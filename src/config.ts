@@ -141,7 +141,7 @@ const settingsSchema = z
       unit: 'milliseconds',
     }),
     BODY_LIMIT_MB: setting(number(0.1, 100).prefault('10'), {
-      description: 'Largest JSON body.',
+      description: 'Largest JSON body. Of any size, it may have 200000 fields and entries at most.',
       unit: 'MB',
     }),
     UPLOAD_LIMIT_MB: setting(number(1, 100_000).prefault('2048'), {
