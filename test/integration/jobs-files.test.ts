@@ -181,19 +181,29 @@ describe('an input while the storage is out of reach', () => {
 });
 
 describe('an input that the storage breaks off', () => {
-  /** Gives half of the file so many times. */
-  const halved = (times: number): Assets['read'] => {
+  const itsHalf = async function* (whole: Buffer) {
+    yield whole.subarray(0, 50);
+  };
+  const itsHalfAndAnError = async function* (whole: Buffer) {
+    yield* itsHalf(whole);
+    throw Object.assign(new Error('EIO: i/o error, read'), { code: 'EIO' });
+  };
+  /** Gives this instead of the file so many times. */
+  const giving = (part: (whole: Buffer) => AsyncIterable<Buffer>, times: number): Assets['read'] => {
     let left = times;
     return async (id) => {
       left -= 1;
       const whole = await buffer(await readAsset(id));
-      return exactLength(Readable.from([left < 0 ? whole : whole.subarray(0, 50)]), whole.length);
+      return exactLength(Readable.from(left < 0 ? [whole] : part(whole)), whole.length);
     };
   };
 
-  it('is sent again, and its instance is not to blame', async () => {
+  it.each([
+    ['which gives no more', itsHalf],
+    ['whose disk fails', itsHalfAndAnError],
+  ])('%s is sent again, and its instance is not to blame', async (_name, part) => {
     const { id: assetId } = await photo();
-    const job = await runWith(await submitWith({ assetId }), { read: halved(3) });
+    const job = await runWith(await submitWith({ assetId }), { read: giving(part, 3) });
     expect(job).toMatchObject({ status: 'succeeded', attempt: 1 });
     const log = await logOf(job.id);
     expect(log).toContainEqual(expect.stringContaining(`Asset ${assetId} could not be read`));
@@ -202,7 +212,7 @@ describe('an input that the storage breaks off', () => {
 
   it('fails its job in the end, and says why', async () => {
     const { id: assetId } = await photo();
-    const job = await runWith(await submitWith({ assetId }), { read: halved(Infinity) }, 100);
+    const job = await runWith(await submitWith({ assetId }), { read: giving(itsHalf, Infinity) }, 100);
     expect(job).toMatchObject({ status: 'failed', attempt: 1, error: { code: 'input_unavailable' } });
   });
 });

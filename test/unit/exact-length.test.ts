@@ -21,9 +21,24 @@ it.each([2, 4])('fails where %i were announced and 3 come', async (length) => {
 it('keeps a failure for whoever reads later', async () => {
   const source = new PassThrough();
   const exact = exactLength(source, 3);
-  source.destroy(new Error('the disk is gone'));
+  const cause = new Error('the disk is gone');
+  source.destroy(cause);
   await closed(exact);
-  await expect(buffer(exact)).rejects.toThrow('the disk is gone');
+  await expect(buffer(exact)).rejects.toMatchObject({ code: 'storage_unavailable', cause });
+});
+
+it('holds a source that closes too early to have failed', async () => {
+  const source = new PassThrough();
+  const exact = exactLength(source, 3);
+  source.destroy();
+  await expect(buffer(exact)).rejects.toMatchObject({ code: 'storage_unavailable' });
+});
+
+it('leaves its reader his own reason to end', async () => {
+  const exact = exactLength(new PassThrough(), 3);
+  const reason = new Error('the machine is gone');
+  exact.destroy(reason);
+  await expect(buffer(exact)).rejects.toBe(reason);
 });
 
 it('ends its source with its reader', async () => {
