@@ -181,18 +181,19 @@ describe('GET /jobs/:id/events', () => {
   });
 
   it('says where each attempt is placed, that its instance is silent, why it was lost, and that there is another', async () => {
-    bench.double.knobs.frameMs = 50;
-    const id = await bench.submit(fresh(slowFrames));
+    bench.double.knobs.hangingNode = '1';
+    const id = await bench.submit(fresh(emptyImage));
     const stream = await openEvents(eventsOf(id));
+    await stream.next();
     const running = bench.run(id);
     const placed = await stream.nextOf('log');
     await bench.jobWhen(id, ({ progress }) => progress?.phase === 'executing');
     await bench.double.exit();
     const silent = await stream.nextOf('log');
+    bench.double.knobs.hangingNode = null;
     await bench.double.restart();
     const lost = await running;
     expect(lost.status).toBe('queued');
-    bench.double.knobs.frameMs = 0;
     await bench.run(id);
     const rest = (await stream.rest()).filter(({ type }) => type === 'log');
     const { instanceId } = lost.attempts[0] ?? {};
@@ -207,6 +208,7 @@ describe('GET /jobs/:id/events', () => {
   it('passes on the warnings of ComfyUI, each once', async () => {
     const id = await bench.submit(fresh(emptyImage));
     const stream = await openEvents(eventsOf(id));
+    await stream.next();
     await bench.dispatch();
     const writer = createProgressWriter({
       db: bench.deps.db,

@@ -17,7 +17,10 @@ export interface EventReader {
   rest(): Promise<SentEvent[]>;
 }
 
-/** Opens the stream at `url`, after the event `lastId` where it is given. */
+/**
+ * Opens the stream at `url`, after the event `lastId` where it is given. Without one it begins with a snapshot, made after the answer
+ * has begun: only what happens once that was read is sure to come as events of its own.
+ */
 export async function openEvents(
   url: string,
   lastId?: number | null,
