@@ -183,7 +183,7 @@ const eventsSchema = {
   tags: ['jobs'],
   summary: 'Follow a job as Server-Sent Events',
   description: [
-    'Events `status`, `progress`, `output` and `log`, each with JSON, which the schema `JobEvent` describes: first a snapshot, then every change; the stream ends after the final status. After a lost connection send `Last-Event-ID`, to whatever replica, and nothing is missed but progress.',
+    'Events `status`, `progress`, `output` and `log`, each with JSON, which the schema `JobEvent` describes: first a snapshot, then every change; the stream ends after the final status. After a lost connection send `Last-Event-ID`, to whatever replica, and nothing is missed but progress; with an id that the job has not had, it begins with a snapshot again.',
     'With `previews=true` also `preview`: the newest image of the unfinished result, when ComfyUI makes any. It is asked to do so when the job reaches it, so set `previews` in the request of the job, or listen before that.',
   ].join('\n\n'),
   params: idParamsSchema,

@@ -63,7 +63,8 @@ export interface JobService {
   output(id: string, name: string): Promise<StoredOutput>;
   /**
    * What happens to a job, as Server-Sent Events, until its final status or a signal; after the event `afterId`, or from a
-   * snapshot on. Null when the job has ended and the caller has seen all of it.
+   * snapshot on where that is null, or an event that the job has not had: a restored backup may know fewer. Null when the job has
+   * ended and the caller has seen all of it.
    */
   events(request: StreamRequest): Promise<AsyncIterable<string> | null>;
 }
@@ -92,8 +93,10 @@ export function createJobs(deps: JobServiceDeps): JobService {
     output: (id, name) => findOutput(deps.db, id, name),
     async events(request) {
       const { lastEventId, ended } = await findEventState(deps.db, request.jobId);
-      if (ended && request.afterId !== null && request.afterId >= lastEventId) return null;
-      return streams.open(request);
+      const { afterId } = request;
+      if (ended && afterId === lastEventId) return null;
+      const isKnown = afterId !== null && afterId <= lastEventId;
+      return streams.open({ ...request, afterId: isKnown ? afterId : null });
     },
   };
 }

@@ -109,6 +109,17 @@ describe('GET /jobs/:id/events', () => {
     expect(last.status).toBe(204);
   });
 
+  it('gives the whole state to who names an event that its job has not had, such as one from before a restore', async () => {
+    const unknown = 999_999_999;
+    const id = await bench.submit(fresh(emptyImage));
+    const stream = await openEvents(eventsOf(id), unknown);
+    expect(await stream.next()).toMatchObject({ data: { status: 'queued' }, id: expect.any(Number) });
+    await bench.run(id);
+    expect((await stream.rest()).map(nameOf).at(-1)).toBe('succeeded');
+    const events = await (await openEvents(eventsOf(id), unknown)).rest();
+    expect(events.map(nameOf)).toEqual(['output', 'succeeded']);
+  });
+
   it('gives who comes late the whole state and ends', async () => {
     const id = await bench.submit(fresh(emptyImage));
     await bench.run(id);
