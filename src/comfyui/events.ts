@@ -27,6 +27,8 @@ export interface NodeProgress {
   value: number;
   max: number;
   state: 'running' | 'finished';
+  /** The node of the workflow that it stands for, where it is one that ComfyUI made up; else itself. */
+  shownAs: string;
 }
 
 export type Frame =
@@ -53,6 +55,7 @@ const nodeProgressSchema = z.object({
   value: z.number(),
   max: z.number(),
   state: z.enum(['running', 'finished']),
+  display_node_id: z.string().nullish(),
 });
 const blockedSchema = z.object({
   node_id: z.string(),
@@ -121,7 +124,9 @@ function readProgress(nodes: Record<string, unknown>): Record<string, NodeProgre
   return Object.fromEntries(
     Object.entries(nodes).flatMap(([node, progress]) => {
       const parsed = nodeProgressSchema.safeParse(progress);
-      return parsed.success ? [[node, parsed.data]] : [];
+      if (!parsed.success) return [];
+      const { display_node_id: shownAs, ...rest } = parsed.data;
+      return [[node, { ...rest, shownAs: shownAs ?? node }]];
     }),
   );
 }

@@ -77,7 +77,7 @@ export function createProgressWriter(options: Options): ProgressWriter {
         return previews.offer({ nodeId: event.node, contentType: event.contentType, image: event.image });
       }
       if (event.kind === 'warning') return warn(event.message);
-      const next = withEvent(state, event);
+      const next = withEvent(state, event, workflow);
       if (event.kind === 'started' || event.kind === 'executing') phase = 'executing';
       else if (next === state) return;
       state = next;

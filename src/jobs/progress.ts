@@ -13,19 +13,25 @@ export interface ProgressState {
 
 export const noProgress: ProgressState = { done: new Set(), current: null, step: null, steps: null };
 
-/** The state after one more event; events may be lost, repeated, or about nodes that ComfyUI made up while it ran. */
-export function withEvent(state: ProgressState, event: PromptEvent): ProgressState {
+/**
+ * The state after one more event; events may be lost or repeated. Nodes that are not in the workflow, such as those that ComfyUI makes
+ * up for a loop, are not kept in mind: there may be any number of them, with any name.
+ */
+export function withEvent(state: ProgressState, event: PromptEvent, workflow: Workflow): ProgressState {
+  const isOurs = (node: string) => nodeOf(workflow, node) !== undefined;
   switch (event.kind) {
     case 'cached':
-      return { ...state, done: new Set([...state.done, ...event.nodes]) };
+      return { ...state, done: new Set([...state.done, ...event.nodes.filter(isOurs)]) };
     case 'executing':
-      return enterNode(state, event.node);
+      return isOurs(event.node) ? enterNode(state, event.node) : state;
     case 'executed':
-      return { ...state, done: new Set([...state.done, event.node]) };
+      return isOurs(event.node) ? { ...state, done: new Set([...state.done, event.node]) } : state;
     case 'steps':
-      return { ...enterNode(state, event.node), step: event.value, steps: event.max };
+      return isOurs(event.node)
+        ? { ...enterNode(state, event.node), step: event.value, steps: event.max }
+        : state;
     case 'progress':
-      return withNodes(state, event.nodes);
+      return withNodes(state, event.nodes, isOurs);
     default:
       return state;
   }
@@ -39,11 +45,9 @@ export function progressOf(
   before: JobProgress | null,
 ): JobProgress {
   const nodesTotal = Object.keys(workflow).length;
-  const nodesDone = [...state.done].filter((id) => nodeOf(workflow, id) !== undefined).length;
+  const nodesDone = state.done.size;
   const inCurrent =
-    state.current !== null && nodeOf(workflow, state.current) !== undefined && !state.done.has(state.current)
-      ? partOf(state.step, state.steps)
-      : 0;
+    state.current === null || state.done.has(state.current) ? 0 : partOf(state.step, state.steps);
   const current = phase === 'executing' ? state.current : null;
   return {
     phase,
@@ -67,14 +71,14 @@ function enterNode(state: ProgressState, node: string): ProgressState {
 function withNodes(
   state: ProgressState,
   nodes: Extract<PromptEvent, { kind: 'progress' }>['nodes'],
+  isOurs: (node: string) => boolean,
 ): ProgressState {
   const entries = Object.entries(nodes);
   const done = new Set(state.done);
-  for (const [id, node] of entries) if (node.state === 'finished') done.add(id);
-  const running = entries.find(([, node]) => node.state === 'running');
+  for (const [id, node] of entries) if (node.state === 'finished' && isOurs(id)) done.add(id);
+  const running = entries.find(([, node]) => node.state === 'running' && isOurs(node.shownAs))?.[1];
   if (running === undefined) return { ...state, done };
-  const [current, { value, max }] = running;
-  return { done, current, step: value, steps: max };
+  return { done, current: running.shownAs, step: running.value, steps: running.max };
 }
 
 function partOf(step: number | null, steps: number | null): number {

@@ -73,7 +73,7 @@ describe.each(['0.33.0', '0.3.64'] as const)('a session with ComfyUI %s', (versi
     expect(events).toContainEqual({ kind: 'steps', node: '1', value: 5, max: 5 });
     expect(events).toContainEqual({
       kind: 'progress',
-      nodes: { '1': { value: 5, max: 5, state: 'finished' } },
+      nodes: { '1': { value: 5, max: 5, state: 'finished', shownAs: '1' } },
     });
     expect(events.find(({ kind }) => kind === 'preview')).toMatchObject({ node: '1' });
     expect(kinds).not.toContain('stream_lost');

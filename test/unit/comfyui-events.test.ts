@@ -42,7 +42,10 @@ describe.each(versions)('the frames recorded from ComfyUI %s', (version) => {
     expect(events.filter(({ kind }) => kind === 'executed')).toEqual([{ kind: 'executed', node: '2' }]);
     expect(events.findLast(({ kind }) => kind === 'progress')).toEqual({
       kind: 'progress',
-      nodes: { '1': { value: 1, max: 1, state: 'finished' }, '2': { value: 1, max: 1, state: 'finished' } },
+      nodes: {
+        '1': { value: 1, max: 1, state: 'finished', shownAs: '1' },
+        '2': { value: 1, max: 1, state: 'finished', shownAs: '2' },
+      },
     });
     expect(kinds(events).at(-1)).toBe('ended');
   });
@@ -107,7 +110,7 @@ describe('a text frame', () => {
       'null',
       'NaN',
     );
-    expect(readFrame(frame)).toMatchObject({ event: { nodes: { '1': { value: 1 } } } });
+    expect(readFrame(frame)).toMatchObject({ event: { nodes: { '1': { value: 1, shownAs: '1' } } } });
     expect(
       readFrame('{"type":"progress","data":{"prompt_id":"p","node":"1","value":NaN,"max":1}}'),
     ).toBeNull();
