@@ -45,7 +45,7 @@ export function createProgressWriter(options: Options): ProgressWriter {
   const warnings = new Set<string>();
   let warning = Promise.resolve();
 
-  /** A snapshot that does not get written is no loss: the next one replaces it. */
+  /** A snapshot that does not get written is written later, or one that replaces it: a node may tell nothing more for long. */
   async function show(): Promise<void> {
     if (phase === null) return;
     const next = progressOf(state, workflow, phase, shown);
@@ -54,7 +54,8 @@ export function createProgressWriter(options: Options): ProgressWriter {
       await writeProgress(db, ref, next);
       shown = next;
     } catch (error) {
-      log.debug({ err: error }, 'a snapshot of the progress was not written');
+      log.debug({ err: error }, 'a snapshot of the progress was not written; trying again');
+      throttle.ask();
     }
   }
 

@@ -240,6 +240,26 @@ describe('GET /jobs/:id/events', () => {
     expect(lines.slice(1)).toEqual([{ attempt: 1, message }]);
   });
 
+  it('shows progress that could not be written at first, also where nothing comes after it', async () => {
+    const id = await bench.submit(fresh(emptyImage));
+    await bench.dispatch();
+    const { db, failures } = hurriedDatabase();
+    const { log } = bench.deps;
+    const ref = await bench.attemptOf(id);
+    const previews = { intervalMs: 10, maxBytes: 1000 };
+    const options = { db, ref, workflow: emptyImage, before: null, intervalMs: 10, previews, log };
+    const writer = createProgressWriter(options);
+    await bench.deps.db.transaction().execute(async (trx) => {
+      await trx.selectFrom('jobs').select('id').where('id', '=', id).forUpdate().execute();
+      writer.note({ kind: 'executing', node: '2' });
+      await failures.reach(1);
+    });
+    const shown = await bench.jobWhen(id, ({ progress }) => progress?.phase === 'executing');
+    expect(shown.progress).toMatchObject({ currentNode: '2', currentNodeType: 'SaveImage' });
+    await writer.stop();
+    await bench.run(id);
+  });
+
   it('shows what a job waits for when that changes', async () => {
     const id = await bench.submit(emptyImage, nowhere);
     const stream = await openEvents(eventsOf(id));
@@ -420,6 +440,21 @@ describe('a stream', () => {
     for (const stream of opened) await stream.return(undefined);
   });
 });
+
+/** The database over a connection of its own that waits for nobody long, and the statements that failed for it. */
+function hurriedDatabase() {
+  const failures = collector<string>();
+  const address = { connectionString: bench.databaseUrl };
+  const pool = createPool(address, { size: 1, log: bench.deps.log, statementTimeoutMs: 50 });
+  const db = new Kysely<Tables>({
+    dialect: new PostgresDialect({ pool }),
+    log({ level, query }) {
+      if (level === 'error') failures.add(query.sql);
+    },
+  });
+  onTestFinished(() => db.destroy());
+  return { db, failures };
+}
 
 /** The database over a connection of its own, and the statements that it gets. */
 function countStatements() {
