@@ -9,10 +9,8 @@ import { stepInstance } from './instances/steps.ts';
 import { sweepInstances } from './instances/sweep.ts';
 import type { RunDeps } from './jobs/deps.ts';
 import { dispatch } from './jobs/dispatch.ts';
-import { SLOTS_PER_INSTANCE } from './jobs/placement.ts';
 import { createRetention } from './jobs/retention.ts';
 import { runAttempt } from './jobs/run.ts';
-import { COLLECTING_PER_INSTANCE } from './jobs/slots.ts';
 import { sweepJobs } from './jobs/sweep.ts';
 import type { Upkeep } from './support/upkeep.ts';
 import { deliver, type DeliveryDeps } from './webhooks/deliver.ts';
@@ -21,8 +19,11 @@ import { sweepDeliveries } from './webhooks/sweep.ts';
 const INSTANCE_HANDS = 8;
 /** They wait for their turn at the provider most of the time, and those that ask alike wait for the same answer. */
 const SEARCH_HANDS = 32;
-/** However many instances there may be, one process follows no more jobs than this; another replica takes the rest. */
-const MAX_RUN_HANDS = 64;
+/**
+ * More than there can be jobs on slots, which are what bounds them: a job that was placed and waited for a hand would do so at the cost
+ * of its time limit, on an instance that waits for it. Each takes little, as it waits for ComfyUI most of the time.
+ */
+const RUN_HANDS = 10_000;
 /** They wait for receivers most of the time, and some never answer. */
 const DELIVER_HANDS = 64;
 const SWEEP_EVERY_MS = 10_000;
@@ -57,11 +58,7 @@ export async function startWork({
     queues.wakeHere('fleet');
   });
   queues.loop('fleet', () => runFleet(fleet));
-  const runsPerInstance = SLOTS_PER_INSTANCE + COLLECTING_PER_INSTANCE;
-  const mostRuns = runsPerInstance * (config.MAX_INSTANCES + config.COMFYUI_URLS.length);
-  await queues.work('run', Math.min(MAX_RUN_HANDS, Math.max(runsPerInstance, mostRuns)), (message, context) =>
-    runAttempt(runs, message, context),
-  );
+  await queues.work('run', RUN_HANDS, (message, context) => runAttempt(runs, message, context));
   const deliveries = { ...webhooks, silentLanes: new Set<string>() };
   await queues.work('deliver', DELIVER_HANDS, (message, context) => deliver(deliveries, message, context));
   const retention = createRetention(runs);
