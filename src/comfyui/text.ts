@@ -1,10 +1,15 @@
 // ComfyUI's own words, made fit to be shown: short, and without the paths of its machine.
 
 const longestText = 2000;
+/** So much is read of a text, since paths shrink. Patterns run out of stack on some of many megabytes. */
+const longestRead = 10 * longestText;
 
 /** Trims, shortens, and keeps only the last part of absolute paths. */
 export function presentable(text: string): string {
-  const short = text.trim().replaceAll(hostPath, (path) => `…/${path.split(/[/\\]/).at(-1) ?? ''}`);
+  const short = text
+    .trim()
+    .slice(0, longestRead)
+    .replaceAll(hostPath, (path) => `…/${path.split(/[/\\]/).at(-1) ?? ''}`);
   return short.length > longestText ? `${short.slice(0, longestText)}…` : short;
 }
 

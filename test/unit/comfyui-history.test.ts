@@ -139,6 +139,11 @@ describe('the message of a failure', () => {
 
   it('is cut when it is endless', () => {
     expect(shown('x'.repeat(100_000))).toHaveLength(2001);
+    expect(shown(`x${' '.repeat(100_000)}x`)).toHaveLength(2001);
+  });
+
+  it('may be one path of many megabytes', () => {
+    expect(shown('/a'.repeat(4_000_000))).toBe('…/a');
   });
 });
 
