@@ -35,10 +35,17 @@ export type Frame =
   /** The first frame on every connection, and after every change of the queue. */
   { kind: 'status' } | { kind: 'prompt'; promptId: string; event: PromptEvent };
 
+/**
+ * What is longer than this is not read: the frames of a thousand nodes are shorter, and parsing takes 100 ms for each million
+ * characters, during which the service does nothing else. The end that a longer one may tell of is found in the history.
+ */
+const longestJson = 1024 * 1024;
+
 /** Null for everything that concerns no prompt, or that we do not understand. Never throws. */
 export function readFrame(data: string | Uint8Array): Frame | null {
   try {
-    return typeof data === 'string' ? readTextFrame(parseJson(data)) : readBinaryFrame(data);
+    if (typeof data !== 'string') return readBinaryFrame(data);
+    return data.length > longestJson ? null : readTextFrame(parseJson(data));
   } catch {
     return null;
   }
@@ -135,8 +142,9 @@ function readProgress(nodes: Record<string, unknown>): Record<string, NodeProgre
 function readBinaryFrame(data: Uint8Array): Frame | null {
   const view = new DataView(data.buffer, data.byteOffset, data.byteLength);
   if (view.getUint32(0) !== 4) return null;
-  const imageAt = 8 + view.getUint32(4);
-  if (imageAt > data.byteLength) return null;
+  const jsonBytes = view.getUint32(4);
+  const imageAt = 8 + jsonBytes;
+  if (jsonBytes > longestJson || imageAt > data.byteLength) return null;
   const about = previewSchema.parse(parseJson(new TextDecoder().decode(data.subarray(8, imageAt))));
   const event: PromptEvent = {
     kind: 'preview',

@@ -96,6 +96,11 @@ describe('a text frame', () => {
     });
   });
 
+  it('that is larger than what tells of progress is dropped, since its parsing would hold up everything else', () => {
+    expect(text('executing', { node: '1', prompt_id: 'p', more: 'x'.repeat(1_000_000) })).not.toBeNull();
+    expect(text('executing', { node: '1', prompt_id: 'p', more: 'x'.repeat(2_000_000) })).toBeNull();
+  });
+
   it('names the node of the workflow, not the one it was expanded into', () => {
     const data = { node: '5.0.0.1', display_node: '5', prompt_id: 'p' };
     expect(text('executing', data)).toMatchObject({ event: { node: '5' } });
@@ -149,6 +154,7 @@ describe('a binary frame', () => {
     ['a text for everybody', binary(3, about)],
     ['an unknown event', binary(99, about)],
     ['a length beyond its end', binary(4, about, '').subarray(0, 20)],
+    ['metadata of more than a megabyte', binary(4, { ...about, more: 'x'.repeat(2_000_000) })],
     ['metadata that is no JSON', Buffer.concat([binary(4, about).subarray(0, 8), Buffer.alloc(200, 'x')])],
     ['too few bytes', Buffer.from([0, 0])],
     ['nothing', Buffer.alloc(0)],
