@@ -1,4 +1,5 @@
 // Collecting: brings what a finished prompt produced into our own storage, one file at a time.
+import { Readable } from 'node:stream';
 import type { ComfyClient, ComfyFile, ComfyOutput, HistoryEntry } from '../comfyui/client.ts';
 import { ComfyError } from '../comfyui/errors.ts';
 import { messageOf, ServiceError } from '../errors.ts';
@@ -11,6 +12,12 @@ import { AttemptEnd, type CollectedFile, type CollectedOutput } from './verdict.
 import { withoutOutputPrefix } from './workflow.ts';
 
 type FileOutput = Extract<ComfyOutput, { kind: 'file' }>;
+type TextOutput = Extract<ComfyOutput, { kind: 'text' }>;
+
+/** A job is shown with all of its outputs. */
+const MAX_OUTPUTS = 10_000;
+/** The texts of a job that are shown with it; what goes beyond this is kept in files. */
+const SHOWN_TEXT_BYTES = 256_000;
 
 /** Everything here may be repeated: the same bytes are stored once, and the names come out the same. */
 export async function collect(
@@ -19,31 +26,71 @@ export async function collect(
   entry: HistoryEntry,
   signal: AbortSignal,
 ): Promise<CollectedOutput[]> {
+  const outputs = withoutRepetitions(entry.outputs);
+  if (outputs.length > MAX_OUTPUTS) {
+    throw unavailable(`ComfyUI reports ${outputs.length} outputs, and a job can have ${MAX_OUTPUTS}.`);
+  }
   const nameFor = createNamer();
+  let textBytesLeft = SHOWN_TEXT_BYTES;
   const collected: CollectedOutput[] = [];
-  for (const output of withoutRepetitions(entry.outputs)) {
+  for (const output of outputs) {
     const nodeId = storable(output.nodeId);
+    const wanted =
+      output.kind === 'text'
+        ? `${nodeId}-${output.key}.txt`
+        : withoutOutputPrefix(output.file.filename, run.ref.attemptId);
+    const name = nameFor(wanted, nodeId);
     if (output.kind === 'text') {
-      const name = nameFor(`${nodeId}-${output.key}.txt`, nodeId);
       const text = curedText(output.text);
-      const facts = { kind: 'text', contentType: 'text/plain', sizeBytes: Buffer.byteLength(text) } as const;
-      collected.push({ name, nodeId, ...facts, temporary: false, assetId: null, text });
+      const kept = await keepText(run, { ...output, text }, { name, mostBytes: textBytesLeft }, signal);
+      if (kept.text !== null) textBytesLeft -= kept.sizeBytes;
+      collected.push({ name, nodeId, temporary: false, ...kept });
       continue;
     }
-    const name = nameFor(withoutOutputPrefix(output.file.filename, run.ref.attemptId), nodeId);
-    const stored =
-      run.collected.get(keyOf(output.file)) ??
-      (await withStoragePatience(
-        run,
-        `"${name}" could not be stored`,
-        () => store(run, client, output, name, signal),
-        { giveUp: (detail) => unavailable(nodeId, detail), signal },
-      ));
-    run.collected.set(keyOf(output.file), stored);
+    const stored = await storeOnce(run, keyOf(output.file), { name, nodeId, signal }, () =>
+      store(run, client, output, name, signal),
+    );
     const temporary = output.file.type !== 'output';
     collected.push({ name, nodeId, ...stored, temporary, text: null });
   }
   return collected;
+}
+
+/** As it is where it has at most `mostBytes`, else in a file. */
+async function keepText(
+  run: Run,
+  { text, nodeId }: TextOutput,
+  { name, mostBytes }: { name: string; mostBytes: number },
+  signal: AbortSignal,
+): Promise<CollectedFile & Pick<CollectedOutput, 'text'>> {
+  const bytes = Buffer.from(text);
+  const facts = { kind: 'text', contentType: 'text/plain', sizeBytes: bytes.length } as const;
+  if (bytes.length <= mostBytes) return { ...facts, assetId: null, text };
+  const stored = await storeOnce(run, name, { name, nodeId, signal }, async () => {
+    const options = { fileName: name, contentType: facts.contentType, isResult: true, signal };
+    const { asset } = await run.deps.assets.save(Readable.from([bytes]), options).catch((error: unknown) => {
+      throw isTooLarge(error) ? tooLarge(name, nodeId, error) : error;
+    });
+    return { ...facts, assetId: asset.id };
+  });
+  return { ...stored, text: null };
+}
+
+/** What was stored under this key before, or what `work` stores, with patience. */
+async function storeOnce(
+  run: Run,
+  key: string,
+  { name, nodeId, signal }: { name: string; nodeId: string; signal: AbortSignal },
+  work: () => Promise<CollectedFile>,
+): Promise<CollectedFile> {
+  const stored =
+    run.collected.get(key) ??
+    (await withStoragePatience(run, `"${name}" could not be stored`, work, {
+      giveUp: (detail) => unavailable(detail, nodeId),
+      signal,
+    }));
+  run.collected.set(key, stored);
+  return stored;
 }
 
 async function store(
@@ -70,12 +117,7 @@ async function store(
   } catch (error) {
     signal.throwIfAborted();
     if (isStorageTrouble(error)) throw error;
-    if (error instanceof ServiceError && error.code === 'payload_too_large') {
-      throw unavailable(
-        nodeId,
-        `"${file.filename}" of node ${nodeId} could not be stored. ${messageOf(error)}`,
-      );
-    }
+    if (isTooLarge(error)) throw tooLarge(file.filename, nodeId, error);
     if (stream.errored !== null) {
       throw new ComfyError('unavailable', 'The download of a result broke off', { cause: error });
     }
@@ -83,6 +125,14 @@ async function store(
   } finally {
     stream.destroy();
   }
+}
+
+function isTooLarge(error: unknown): error is ServiceError {
+  return error instanceof ServiceError && error.code === 'payload_too_large';
+}
+
+function tooLarge(fileName: string, nodeId: string, error: ServiceError): AttemptEnd {
+  return unavailable(`"${fileName}" of node ${nodeId} could not be stored. ${messageOf(error)}`, nodeId);
 }
 
 async function download(client: ComfyClient, file: ComfyFile, nodeId: string, signal: AbortSignal) {
@@ -96,8 +146,9 @@ async function download(client: ComfyClient, file: ComfyFile, nodeId: string, si
   }
 }
 
-function unavailable(nodeId: string, detail: string): AttemptEnd {
-  return new AttemptEnd({ kind: 'failed', error: { code: 'output_unavailable', detail, nodeId } });
+function unavailable(detail: string, nodeId?: string): AttemptEnd {
+  const node = nodeId === undefined ? {} : { nodeId };
+  return new AttemptEnd({ kind: 'failed', error: { code: 'output_unavailable', detail, ...node } });
 }
 
 /** Some nodes list one file under several keys. */

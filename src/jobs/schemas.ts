@@ -240,7 +240,10 @@ export const outputSchema = z
     assetId: assetIdSchema.nullable(),
     contentType: z.string(),
     sizeBytes: z.int(),
-    text: z.string().nullable().describe('The text itself, where the output is one'),
+    text: z
+      .string()
+      .nullable()
+      .describe('The text itself, where the output is one and not too long; else it is a file'),
     expiredAt: time(
       'When it was removed because results are not kept longer; null while it is there',
     ).nullable(),

@@ -141,6 +141,19 @@ describe('a job', () => {
     ]);
   });
 
+  it('keeps texts as files where they are too long to be shown with it', async () => {
+    const [long, short] = [randomBytes(150_000).toString('hex'), randomBytes(4).toString('hex')];
+    const shown = (source: string) => ({ class_type: 'PreviewAny', inputs: { source } });
+    const id = await bench.submit({ '1': shown(long), '2': shown(short), '3': shown(`${short} again`) });
+    const { outputs } = await bench.run(id);
+    expect(outputs).toMatchObject([
+      { name: '1-text.txt', kind: 'text', contentType: 'text/plain', sizeBytes: 300_000, text: null },
+      { name: '2-text.txt', kind: 'text', text: short, assetId: null },
+      { name: '3-text.txt', kind: 'text', text: `${short} again`, assetId: null },
+    ]);
+    expect(String(await readAsset(outputs[0]?.assetId ?? ''))).toBe(long);
+  });
+
   it('runs again when it is submitted again: the cache gives no old file names', async () => {
     const workflow = fresh(emptyImage);
     const first = await bench.run(await bench.submit(workflow));

@@ -24,6 +24,24 @@ import { emptyImage, scaledImage, slowFrames, slowList } from '../support/workfl
 
 useOneInstance();
 
+/** Runs a job of which its ComfyUI tells this in the end, whatever it was. */
+async function runAsTold({ outputs, messages }: { outputs: Record<string, unknown>; messages: Message[] }) {
+  const { client } = bench.session;
+  const raw = { prompt: [], outputs, status: { messages } };
+  const locate: typeof client.locate = async (promptId, signal) => {
+    const place = await client.locate(promptId, signal);
+    return place.kind === 'finished' ? { ...place, entry: readHistoryEntry(promptId, raw) } : place;
+  };
+  const session = { ...bench.session, client: { ...client, locate } };
+  const id = await bench.submit(fresh(emptyImage));
+  await bench.dispatch();
+  const deps = { ...bench.deps, sessions: { get: async () => session } };
+  await runAttempt(deps, await bench.attemptOf(id), { signal: new AbortController().signal });
+  return bench.job(id);
+}
+
+type Message = [event: string, data: Record<string, unknown>];
+
 describe('an unreliable instance', () => {
   it('may lose its event stream', async () => {
     const id = await bench.submit(fresh(slowFrames));
@@ -151,24 +169,22 @@ describe('an unreliable instance', () => {
   });
 
   it('may tell of nodes and times what cannot be stored: the result is', async () => {
-    const { client } = bench.session;
-    const messages: [string, Record<string, unknown>][] = [
+    const messages: Message[] = [
       ['execution_start', { timestamp: 1 }],
       ['execution_success', { timestamp: 1e300 }],
     ];
-    const raw = { prompt: [], outputs: { '2\0': { text: ['done'] } }, status: { messages } };
-    const locate: typeof client.locate = async (promptId, signal) => {
-      const place = await client.locate(promptId, signal);
-      return place.kind === 'finished' ? { ...place, entry: readHistoryEntry(promptId, raw) } : place;
-    };
-    const session = { ...bench.session, client: { ...client, locate } };
-    const id = await bench.submit(fresh(emptyImage));
-    await bench.dispatch();
-    const deps = { ...bench.deps, sessions: { get: async () => session } };
-    await runAttempt(deps, await bench.attemptOf(id), { signal: new AbortController().signal });
-    expect(await bench.job(id)).toMatchObject({
+    expect(await runAsTold({ outputs: { '2\0': { text: ['done'] } }, messages })).toMatchObject({
       status: 'succeeded',
       outputs: [{ nodeId: '2', text: 'done' }],
+    });
+  });
+
+  it('may report more outputs than a job can have: it fails and says so', async () => {
+    const text = Array.from({ length: 10_001 }, () => 'x');
+    expect(await runAsTold({ outputs: { '2': { text } }, messages: [] })).toMatchObject({
+      status: 'failed',
+      error: { code: 'output_unavailable', detail: expect.stringContaining('10001 outputs') },
+      outputs: [],
     });
   });
 
