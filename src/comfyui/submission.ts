@@ -89,21 +89,28 @@ function readSubmitted(promptId: string, answer: Answer): Submitted {
   return { number: submitted.number, nodeErrors: readNodeErrors(submitted.node_errors) };
 }
 
-/** Leaves out tracebacks, inputs and lists of choices, which hold paths and other people's files. */
+/** About as many characters of findings are kept: they are shown wherever the job is. */
+const longestFindings = 100_000;
+const mostFindingsOfNode = 20;
+
+/** Leaves out tracebacks, inputs and lists of choices, which hold paths and other people's files, and what is too much to be shown. */
 function readNodeErrors(nodeErrors: NodeErrors): NodeFindings {
-  return Object.fromEntries(
-    Object.entries(nodeErrors).map(([nodeId, { class_type, dependent_outputs, errors }]) => [
-      nodeId,
-      {
-        class_type,
-        dependent_outputs,
-        errors: errors.map(({ type, message, details, extra_info }) => ({
-          type,
-          message: presentable(message),
-          details: presentable(details),
-          ...extra_info,
-        })),
-      },
-    ]),
-  );
+  const kept: [nodeId: string, NodeFindings[string]][] = [];
+  let left = longestFindings;
+  for (const [nodeId, { class_type, dependent_outputs, errors }] of Object.entries(nodeErrors)) {
+    if (left <= 0) break;
+    const findings = {
+      class_type,
+      dependent_outputs: dependent_outputs.slice(0, mostFindingsOfNode),
+      errors: errors.slice(0, mostFindingsOfNode).map(({ type, message, details, extra_info }) => ({
+        type,
+        message: presentable(message),
+        details: presentable(details),
+        ...extra_info,
+      })),
+    };
+    kept.push([nodeId, findings]);
+    left -= JSON.stringify(findings).length;
+  }
+  return Object.fromEntries(kept);
 }

@@ -124,6 +124,25 @@ describe('a submit', () => {
     expect(JSON.stringify(error.nodeErrors)).not.toMatch(/traceback|ComfyUI\//);
   });
 
+  it.each([
+    ['nodes', 2000, 1],
+    ['findings of one node', 1, 2000],
+  ])('keeps of a great many %s as many as can be shown', async (_name, nodes, findings) => {
+    const fault = { type: 'value_not_in_list', message: 'x'.repeat(1000), extra_info: { input_name: 'a' } };
+    const node = {
+      class_type: 'X',
+      dependent_outputs: [],
+      errors: Array.from({ length: findings }, () => fault),
+    };
+    const answer = {
+      error: { type: 'prompt_outputs_failed_validation', message: 'no' },
+      node_errors: Object.fromEntries(Array.from({ length: nodes }, (_node, id) => [`${id}`, node])),
+    };
+    const error = await errorOf((await clientOf(always(400, answer))).submit(request));
+    expect(error.nodeErrors['0']?.errors[0]).toMatchObject({ message: fault.message, input_name: 'a' });
+    expect(JSON.stringify(error.nodeErrors).length).toBeLessThan(150_000);
+  });
+
   it.each<[string, Answer]>([
     ['a broken connection', (message) => message.socket.destroy()],
     ['an error of the server', always(500, 'Server got itself in trouble')],
