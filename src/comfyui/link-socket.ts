@@ -28,8 +28,11 @@ interface SocketOptions {
   openTimeoutMs: number;
 }
 
-/** ComfyUI 0.33 sets no limit to the messages it sends: full-size images and errors with every input may come. */
-const maxMessageBytes = 256 * 1024 * 1024;
+/**
+ * ComfyUI 0.33 sets no limit to the messages it sends: full-size images and errors with every input may come. A larger one ends the
+ * connection: one of 250 MB, which may be a thousandth of that on its way, takes 850 MB of memory until it is read.
+ */
+const maxMessageBytes = 64 * 1024 * 1024;
 
 /** A client of its own for each socket tells which TCP connection belongs to it. */
 export function openLinkSocket(options: SocketOptions, handlers: SocketHandlers): LinkSocket {

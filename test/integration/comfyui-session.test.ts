@@ -199,6 +199,21 @@ describe('a session with a stranger', () => {
     expect(to.connected).toBe(true);
   });
 
+  it('takes no message of any size, however small it is on its way, and connects anew', async () => {
+    const server = await startTinyServer(always(404, ''));
+    cleanups.push(server.close);
+    const sockets = new WebSocketServer({ server: server.server, perMessageDeflate: true });
+    sockets.on('connection', (socket) => {
+      socket.send('{"type":"status","data":{}}');
+      socket.on('message', () => socket.send(Buffer.alloc(65 * 1024 * 1024)));
+    });
+    const to = session(server.url);
+    const clientId = await to.clientId();
+    const { has } = follow(to, 'p', clientId);
+    await has('stream_lost');
+    expect(await to.clientId()).not.toBe(clientId);
+  });
+
   it('keeps its secret from a machine with another certificate, and pings through TLS', async () => {
     const [certificate, other] = await Promise.all([makeTestCertificate(), makeTestCertificate()]);
     const server = await startTinyServer(always(404, ''), { certificate });
