@@ -16,7 +16,7 @@ import { multipartBody, type UploadFile } from './multipart.ts';
 import { askNodeClass, type NodeClass } from './object-info.ts';
 import {
   cancelledSchema,
-  historySchema,
+  historyEntryOf,
   queueSchema,
   systemStatsSchema,
   uploadedSchema,
@@ -99,7 +99,7 @@ export function createComfyClient(
     readAnswer(queueSchema, await askComfy(link, get('/queue', signal), large));
   const askHistory = async (promptId: string, signal: AbortSignal | undefined) => {
     const request = get(`/history/${encodeURIComponent(promptId)}`, signal);
-    return readAnswer(historySchema, await askComfy(link, request, large))[promptId];
+    return readAnswer(historyEntryOf(promptId), await askComfy(link, request, large));
   };
   const client: ComfyClient = {
     async systemStats(signal) {

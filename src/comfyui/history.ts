@@ -23,6 +23,9 @@ export interface PromptError {
   outOfMemory: 'gpu' | 'host' | null;
 }
 
+/** As many outputs are read, and one more, which tells that there are more. */
+export const MOST_OUTPUTS = 10_000;
+
 export interface HistoryEntry {
   promptId: string;
   outcome: 'succeeded' | 'failed' | 'interrupted';
@@ -48,19 +51,24 @@ const outcomes = new Map<string, HistoryEntry['outcome']>([
   ['execution_interrupted', 'interrupted'],
 ]);
 
+/** Far more than a workflow has nodes. */
+const mostCached = 20_000;
+
 /** Reads one history entry of ComfyUI. */
 export function readHistoryEntry(promptId: string, raw: RawHistoryEntry): HistoryEntry {
   const messages = raw.status?.messages ?? [];
   const start = messages.find(([event]) => event === 'execution_start')?.[1];
   const cached = messages.find(([event]) => event === 'execution_cached')?.[1];
   const end = messages.findLast(([event]) => outcomes.has(event));
-  const cachedNodes = Array.isArray(cached?.['nodes']) ? cached['nodes'].map(String) : [];
+  const cachedNodes = Array.isArray(cached?.['nodes'])
+    ? cached['nodes'].slice(0, mostCached).map(String)
+    : [];
   const outcome = outcomes.get(end?.[0] ?? '') ?? outcomeOf(raw.status?.status_str);
   return {
     promptId,
     outcome,
     error: outcome === 'failed' ? readError(end?.[1]) : null,
-    outputs: Object.entries(raw.outputs).flatMap(([nodeId, output]) => readNodeOutput(nodeId, output)),
+    outputs: [...readOutputs(raw.outputs)],
     cachedNodes,
     outputsReused:
       outcome === 'succeeded' && reusesResults(raw.prompt[2], cachedNodes, Object.keys(raw.outputs)),
@@ -105,19 +113,33 @@ function memoryBehind(exceptionType: string, message: string): PromptError['outO
   return gpuMemoryWords.test(message) ? 'gpu' : null;
 }
 
-function readNodeOutput(nodeId: string, output: unknown): ComfyOutput[] {
-  if (typeof output !== 'object' || output === null) return [];
+function* readOutputs(outputs: Record<string, unknown>): Generator<ComfyOutput> {
+  let left = MOST_OUTPUTS + 1;
+  for (const [nodeId, output] of Object.entries(outputs)) {
+    for (const one of readNodeOutput(nodeId, output)) {
+      yield one;
+      left -= 1;
+      if (left === 0) return;
+    }
+  }
+}
+
+function* readNodeOutput(nodeId: string, output: unknown): Generator<ComfyOutput> {
+  if (typeof output !== 'object' || output === null) return;
   const lists = Object.entries(output).filter((entry): entry is [string, unknown[]] =>
     Array.isArray(entry[1]),
   );
   const animated = lists.some(([key, items]) => key === 'animated' && items.includes(true));
-  return lists.flatMap(([key, items]) =>
-    items.flatMap((item): ComfyOutput[] => {
-      if (typeof item === 'string' && key === 'text') return [{ kind: 'text', nodeId, key, text: item }];
+  for (const [key, items] of lists) {
+    for (const item of items) {
+      if (typeof item === 'string' && key === 'text') {
+        yield { kind: 'text', nodeId, key, text: item };
+        continue;
+      }
       const file = typeof item === 'string' ? readModelPath(item) : readFile(item);
-      return file === null ? [] : [{ kind: 'file', nodeId, key, file, animated }];
-    }),
-  );
+      if (file !== null) yield { kind: 'file', nodeId, key, file, animated };
+    }
+  }
 }
 
 function readFile(item: unknown): ComfyFile | null {

@@ -45,38 +45,51 @@ export const rejectedSchema = z.object({
   node_errors: nodeErrorsSchema.catch({}),
 });
 
+/**
+ * Lists and maps that are as long as their server pleases, of which only some members are looked at: looking takes microseconds, and an
+ * answer of 64 MB may hold millions.
+ */
+const longList = z.custom<unknown[]>(Array.isArray);
+const longMap = z.custom<Record<string, unknown>>(isMap);
+/** No workflow has as many nodes, and no server that anybody waits for as many prompts. */
+const mostMembers = 20_000;
+
 /** A queue item is `[number, prompt_id, graph, extra_data, outputs]`; the last are the ids of the nodes that it runs for. */
 const queueItemSchema = z.tuple([z.number().nullable(), z.string()]).rest(z.unknown());
-export const queueSchema = z.object({
-  queue_running: z.array(queueItemSchema),
-  queue_pending: z.array(queueItemSchema),
-});
+const queueItemsSchema = z.preprocess(
+  (items) => (Array.isArray(items) && items.length > mostMembers ? null : items),
+  z.array(queueItemSchema),
+);
+export const queueSchema = z.object({ queue_running: queueItemsSchema, queue_pending: queueItemsSchema });
 
-const messageSchema = z.tuple([z.string(), z.record(z.string(), z.unknown())]);
-export const historySchema = z.record(
-  z.string(),
-  z.object({
-    /** `[number, prompt_id, graph, extra_data, outputs]` */
-    prompt: z.array(z.unknown()).catch([]),
-    outputs: z.record(z.string(), z.unknown()).catch({}),
-    status: z
-      .object({
-        status_str: z.string().nullish(),
-        messages: z
-          .array(z.unknown())
-          .transform((messages) =>
-            messages.flatMap((message) => {
-              const parsed = messageSchema.safeParse(message);
-              return parsed.success ? [parsed.data] : [];
-            }),
-          )
-          .catch([]),
-      })
-      .nullish()
-      .catch(null),
+/** There are three or four. */
+const mostMessages = 100;
+const messageSchema = z.tuple([z.string(), longMap]);
+const messagesSchema = longList.transform((messages) =>
+  messages.slice(0, mostMessages).flatMap((message) => {
+    const parsed = messageSchema.safeParse(message);
+    return parsed.success ? [parsed.data] : [];
   }),
 );
-export type RawHistoryEntry = z.output<typeof historySchema>[string];
+
+const historyEntrySchema = z.object({
+  /** `[number, prompt_id, graph, extra_data, outputs]` */
+  prompt: longList.catch([]),
+  outputs: longMap.catch({}).refine((outputs) => Object.keys(outputs).length <= mostMembers),
+  status: z
+    .object({ status_str: z.string().nullish(), messages: messagesSchema.catch([]) })
+    .nullish()
+    .catch(null),
+});
+export type RawHistoryEntry = z.output<typeof historyEntrySchema>;
+
+/** The entry of one prompt in the history; undefined where it has none. */
+export function historyEntryOf(promptId: string) {
+  return z.preprocess(
+    (history) => (isMap(history) ? history[promptId] : null),
+    historyEntrySchema.optional(),
+  );
+}
 
 export const executionErrorSchema = z.object({
   node_id: z.coerce.string().nullish().catch(null),
@@ -94,3 +107,7 @@ export const fileSchema = z.object({
 export const uploadedSchema = z.object({ name: z.string().min(1), subfolder: z.string().catch('') });
 
 export const cancelledSchema = z.object({ cancelled: z.boolean() });
+
+function isMap(value: unknown): value is Record<string, unknown> {
+  return typeof value === 'object' && value !== null && !Array.isArray(value);
+}

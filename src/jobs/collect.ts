@@ -2,6 +2,7 @@
 import { Readable } from 'node:stream';
 import type { ComfyClient, ComfyFile, ComfyOutput, HistoryEntry } from '../comfyui/client.ts';
 import { ComfyError } from '../comfyui/errors.ts';
+import { MOST_OUTPUTS } from '../comfyui/history.ts';
 import { messageOf, ServiceError } from '../errors.ts';
 import { curedText } from '../support/storable-text.ts';
 import { storable } from './json-value.ts';
@@ -14,8 +15,6 @@ import { withoutOutputPrefix } from './workflow.ts';
 type FileOutput = Extract<ComfyOutput, { kind: 'file' }>;
 type TextOutput = Extract<ComfyOutput, { kind: 'text' }>;
 
-/** A job is shown with all of its outputs. */
-const MAX_OUTPUTS = 10_000;
 /** The texts of a job that are shown with it; what goes beyond this is kept in files. */
 const SHOWN_TEXT_BYTES = 256_000;
 
@@ -26,14 +25,13 @@ export async function collect(
   entry: HistoryEntry,
   signal: AbortSignal,
 ): Promise<CollectedOutput[]> {
-  const outputs = withoutRepetitions(entry.outputs);
-  if (outputs.length > MAX_OUTPUTS) {
-    throw unavailable(`ComfyUI reports ${outputs.length} outputs, and a job can have ${MAX_OUTPUTS}.`);
+  if (entry.outputs.length > MOST_OUTPUTS) {
+    throw unavailable(`ComfyUI reports more outputs than the ${MOST_OUTPUTS} that a job can have.`);
   }
   const nameFor = createNamer();
   let textBytesLeft = SHOWN_TEXT_BYTES;
   const collected: CollectedOutput[] = [];
-  for (const output of outputs) {
+  for (const output of withoutRepetitions(entry.outputs)) {
     const nodeId = storable(output.nodeId);
     const wanted =
       output.kind === 'text'

@@ -1,7 +1,7 @@
 // History entries of real servers, and some that are stranger.
 import { describe, expect, it } from 'vitest';
 import { readHistoryEntry, type HistoryEntry } from '../../src/comfyui/history.ts';
-import { historySchema } from '../../src/comfyui/schemas.ts';
+import { historyEntryOf, queueSchema } from '../../src/comfyui/schemas.ts';
 import { readRecording } from '../doubles/comfyui/conformance/recordings.ts';
 import type { ComfyVersion } from '../doubles/comfyui/versions.ts';
 
@@ -15,10 +15,11 @@ function made(entry: unknown): HistoryEntry {
   return readOnly({ 'an-id': entry });
 }
 
-function readOnly(history: unknown): HistoryEntry {
-  const [first] = Object.entries(historySchema.parse(history));
-  if (first === undefined) throw new Error('the history is empty');
-  return readHistoryEntry(...first);
+function readOnly(history: object): HistoryEntry {
+  const [id = ''] = Object.keys(history);
+  const entry = historyEntryOf(id).parse(history);
+  if (entry === undefined) throw new Error('the history is empty');
+  return readHistoryEntry(id, entry);
 }
 
 function messages(...events: [string, object][]) {
@@ -180,5 +181,38 @@ describe('the outputs', () => {
       ['7', 'images', 'output', '', 'g.png'],
     ]);
     expect(JSON.stringify(entry)).not.toContain('/secret');
+  });
+});
+
+describe('an answer of any size', () => {
+  const readTooMuch = () => {
+    throw new Error('more is read than is used');
+  };
+  /** A list that must not be read from its 20,000th member on. */
+  const longListOf = (value: unknown) => {
+    const list = Array.from({ length: 20_001 }, () => value);
+    return Object.defineProperty(list, 20_000, { get: readTooMuch });
+  };
+
+  it('is read for one prompt alone, however many others it tells of', () => {
+    const history = new Proxy({ p: { outputs: {} } }, { ownKeys: readTooMuch });
+    expect(historyEntryOf('p').parse(history)).toMatchObject({ outputs: {} });
+  });
+
+  it('is read for its outputs only as far as a job can have them', () => {
+    expect(made({ outputs: { '1': { text: longListOf('x') } } }).outputs).toHaveLength(10_001);
+  });
+
+  it('is not read for messages and cached nodes that no workflow has', () => {
+    const cached = messages(['execution_cached', { nodes: longListOf('1') }]);
+    expect(made({ status: cached }).cachedNodes).toHaveLength(20_000);
+    expect(made({ status: { messages: longListOf(['x', {}]) } }).outcome).toBe('succeeded');
+  });
+
+  it('is refused where it tells of more nodes, or prompts in line, than anybody has', () => {
+    const nodes = Object.fromEntries(Array.from({ length: 20_001 }, (_, id) => [id, {}]));
+    expect(() => made({ outputs: nodes })).toThrow('Invalid input');
+    const queue = { queue_running: [], queue_pending: longListOf([1, 'p']) };
+    expect(() => queueSchema.parse(queue)).toThrow('expected array');
   });
 });

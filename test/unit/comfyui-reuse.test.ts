@@ -2,16 +2,16 @@
 import { describe, expect, it } from 'vitest';
 import { readHistoryEntry } from '../../src/comfyui/history.ts';
 import { reusesResults } from '../../src/comfyui/reuse.ts';
-import { historySchema } from '../../src/comfyui/schemas.ts';
+import { historyEntryOf } from '../../src/comfyui/schemas.ts';
 import { readRecording } from '../doubles/comfyui/conformance/recordings.ts';
 import type { ComfyVersion } from '../doubles/comfyui/index.ts';
 
 const versions: ComfyVersion[] = ['0.33.0', '0.3.64'];
 
 function isReused(version: ComfyVersion, scenario: string): boolean {
-  const [[id, entry] = ['', undefined]] = Object.entries(
-    historySchema.parse(readRecording(version, scenario).history),
-  );
+  const { history } = readRecording(version, scenario);
+  const [id = ''] = Object.keys(history);
+  const entry = historyEntryOf(id).parse(history);
   if (entry === undefined) throw new Error(`${scenario} left no history.`);
   return readHistoryEntry(id, entry).outputsReused;
 }
