@@ -106,7 +106,14 @@ export function createComfyClient(
       return readAnswer(systemStatsSchema, await askComfy(link, get('/system_stats', signal), small));
     },
     nodeClass: (name, comfyuiVersion, signal) => askNodeClass(link, name, comfyuiVersion, signal),
-    submit: (request, signal) => submitPrompt(link, request, signal),
+    async submit(request, signal) {
+      const { promptId, ...submitted } = await submitPrompt(link, request, signal);
+      if (promptId === request.promptId) return submitted;
+      await client.cancel(promptId, signal).catch(() => undefined);
+      const detail =
+        'ComfyUI gave the workflow an id of its own, by which it cannot be followed: it is too old.';
+      throw new ComfyError('foreign_id', detail);
+    },
     async queue(signal) {
       const raw = await askQueue(signal);
       return {

@@ -7,6 +7,8 @@ export type ComfyErrorKind =
   | 'unavailable'
   /** No usable answer to a submit: the prompt may have been queued. Look it up before another try. */
   | 'ambiguous'
+  /** The prompt was queued under another id than ours, which nobody can follow; it was told to stop. */
+  | 'foreign_id'
   /** The body is larger than the server takes (`--max-upload-size`, 100 MB by default). */
   | 'too_large'
   | 'not_found'

@@ -22,6 +22,11 @@ export interface Submitted {
   nodeErrors: NodeFindings;
 }
 
+interface Accepted extends Submitted {
+  /** The id that it has there: ours, unless the server is too old to be told one. */
+  promptId: string;
+}
+
 // Validation runs node code before the answer: directory scans, lists of models.
 const limits: AnswerLimits = { deadlineMs: 120_000, maxBytes: 16 * 1024 * 1024 };
 
@@ -30,7 +35,7 @@ export async function submitPrompt(
   link: Link,
   { promptId, clientId, workflow, previews = false }: SubmitRequest,
   signal: AbortSignal | undefined,
-): Promise<Submitted> {
+): Promise<Accepted> {
   // No `number`: ComfyUI 0.33 stops working for good when a repeated prompt has the same one.
   const body = JSON.stringify({
     prompt: withMeta(workflow),
@@ -40,7 +45,7 @@ export async function submitPrompt(
   });
   const headers = { 'content-type': 'application/json' };
   const answer = await askToSubmit(link, { method: 'POST', path: '/prompt', headers, body, signal });
-  return readSubmitted(promptId, answer);
+  return readAccepted(answer);
 }
 
 /** ComfyUI 0.33 answers 500 where it replaces the class of a node that has no `_meta`. */
@@ -64,7 +69,7 @@ async function askToSubmit(link: Link, request: LinkRequest): Promise<Answer> {
   }
 }
 
-function readSubmitted(promptId: string, answer: Answer): Submitted {
+function readAccepted(answer: Answer): Accepted {
   const { status, text } = answer;
   const rejected = status === 400 && !answer.isPlaceholder ? tryParse(rejectedSchema, text) : null;
   if (rejected !== null) {
@@ -83,10 +88,8 @@ function readSubmitted(promptId: string, answer: Answer): Submitted {
   if (submitted === null) {
     throw new ComfyError('ambiguous', 'The answer to the submit is not what ComfyUI gives', { status });
   }
-  if (submitted.prompt_id !== promptId) {
-    throw new ComfyError('protocol', 'ComfyUI did not take our prompt id: it is too old', { status });
-  }
-  return { number: submitted.number, nodeErrors: readNodeErrors(submitted.node_errors) };
+  const { prompt_id: promptId, number, node_errors: nodeErrors } = submitted;
+  return { promptId, number, nodeErrors: readNodeErrors(nodeErrors) };
 }
 
 /** About as many characters of findings are kept: they are shown wherever the job is. */

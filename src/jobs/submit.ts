@@ -117,6 +117,11 @@ async function onSubmitError(run: Run, client: ComfyClient, error: ComfyError): 
       throw refusal('ComfyUI refuses the workflow.', error.nodeErrors, error.message);
     case 'too_large':
       throw invalidWorkflow('The workflow is larger than its ComfyUI takes.');
+    case 'foreign_id':
+      throw new AttemptEnd({
+        kind: 'failed',
+        error: { code: 'unexpected_answer', detail: error.message },
+      });
     case 'ambiguous':
       return settleVainSubmit(run, client, error);
     default:

@@ -489,6 +489,21 @@ const lines: Line[] = [
     },
   },
   {
+    knob: 'ownPromptIds',
+    outcome: 'fails at once where ComfyUI gives it an id of its own, and what was begun is stopped',
+    versions: both,
+    knobs: { ownPromptIds: true, ...rendering({ durationMs: 60_000, steps: 600 }) },
+    async play({ run, double }) {
+      expect(await run(rendered())).toMatchObject({
+        status: 'failed',
+        error: { code: 'unexpected_answer', detail: expect.stringContaining('too old') },
+        attempts: [{ number: 1 }],
+      });
+      expect(double.counters.promptsAccepted).toBe(1);
+      await expect.poll(() => double.counters.executionsFinished, patience).toBe(1);
+    },
+  },
+  {
     knob: 'errorPaddingBytes',
     outcome: 'fails with a short error, however much ComfyUI says',
     versions: both,

@@ -158,9 +158,14 @@ describe('a submit', () => {
     expect((await errorOf((await clientOfNothing()).submit(request))).kind).toBe('unavailable');
   });
 
-  it('is a protocol error when the server gives the prompt another id', async () => {
-    const client = await clientOf(always(200, { ...accepted, prompt_id: 'its-own' }));
-    expect((await errorOf(client.submit(request))).kind).toBe('protocol');
+  it('is stopped, and an error of its own, when the server gives the prompt another id', async () => {
+    const asked: (string | undefined)[] = [];
+    const client = await clientOf((message, response) => {
+      asked.push(message.url);
+      always(200, { ...accepted, prompt_id: 'its-own' })(message, response);
+    });
+    expect((await errorOf(client.submit(request))).kind).toBe('foreign_id');
+    expect(asked).toEqual(['/prompt', '/api/jobs/its-own/cancel']);
   });
 
   it.each([

@@ -107,6 +107,8 @@ export interface ComfyKnobs {
   outOfMemory: number;
   /** The fault before 0.28: a cached run without client_id has no outputs in its history. */
   emptyCachedOutputs: boolean;
+  /** Every prompt gets an id of the server's own, as before clients could name one. */
+  ownPromptIds: boolean;
   /** Pads error frames and entries by that many bytes, as large tensors do. */
   errorPaddingBytes: number;
 
@@ -148,6 +150,7 @@ export const defaultKnobs = (): ComfyKnobs => ({
   diskFull: false,
   outOfMemory: 0,
   emptyCachedOutputs: false,
+  ownPromptIds: false,
   errorPaddingBytes: 0,
   arguments: [],
   embedMetadata: true,

@@ -35,7 +35,8 @@ async function postPrompt(exchange: Exchange, server: ComfyProcess): Promise<Ans
   const number = takeNumber(fields, server);
   if (!('prompt' in fields)) return refuse(noPromptError(), {}, server);
 
-  const promptId = promptIdOf(fields['prompt_id'], traits.strictPromptId);
+  const wantedId = knobs.ownPromptIds ? undefined : fields['prompt_id'];
+  const promptId = promptIdOf(wantedId, traits.strictPromptId);
   if (promptId === undefined) return refuse(invalidPromptIdError(), {}, server);
   const { error, graph, outputs, nodeErrors } = validatePrompt(
     fields['prompt'],
