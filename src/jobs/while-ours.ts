@@ -1,6 +1,6 @@
 // Long work that ends early when it is for nothing.
 import { watchStop } from './events.ts';
-import { refresh, type Run } from './run-state.ts';
+import { AttemptTaken, refresh, type Run } from './run-state.ts';
 import { stopOf, verdictOfStop } from './stop.ts';
 import { AttemptEnd } from './verdict.ts';
 import { createWake } from '../support/wake.ts';
@@ -21,7 +21,7 @@ export async function whileOurs<T>(run: Run, work: (signal: AbortSignal) => Prom
     const signal = AbortSignal.any([run.signal, over.signal]);
     for (;;) {
       await wake.wait(run.timing.guardMs, signal);
-      await refresh(run);
+      await look(run);
       endIfStopped(run);
     }
   }
@@ -39,6 +39,16 @@ export async function whileOurs<T>(run: Run, work: (signal: AbortSignal) => Prom
     over.abort();
     unwatch();
     await guarding;
+  }
+}
+
+/** A database out of reach says nothing of the attempt, so the work goes on: what it leads to is written when it can be. */
+async function look(run: Run): Promise<void> {
+  try {
+    await refresh(run);
+  } catch (error) {
+    if (error instanceof AttemptTaken) throw error;
+    run.log.warn({ err: error }, 'the record of the attempt could not be read; its work goes on');
   }
 }
 

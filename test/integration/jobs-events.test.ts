@@ -17,6 +17,7 @@ import { createStreams, type StreamRequest, type StreamTiming } from '../../src/
 import { collector } from '../support/collector.ts';
 import { openDatabase } from '../support/database.ts';
 import { createTestApp } from '../support/http.ts';
+import { openHurriedDatabase } from '../support/hurried-database.ts';
 import { openEvents, openJudge, type SentEvent } from '../support/job-events.ts';
 import { createJobBench, fresh, type JobBench } from '../support/jobs.ts';
 import { emptyImage, slowFrames } from '../support/workflows.ts';
@@ -243,7 +244,7 @@ describe('GET /jobs/:id/events', () => {
   it('shows progress that could not be written at first, also where nothing comes after it', async () => {
     const id = await bench.submit(fresh(emptyImage));
     await bench.dispatch();
-    const { db, failures } = hurriedDatabase();
+    const { db, failures } = openHurriedDatabase(bench);
     const { log } = bench.deps;
     const ref = await bench.attemptOf(id);
     const previews = { intervalMs: 10, maxBytes: 1000 };
@@ -440,21 +441,6 @@ describe('a stream', () => {
     for (const stream of opened) await stream.return(undefined);
   });
 });
-
-/** The database over a connection of its own that waits for nobody long, and the statements that failed for it. */
-function hurriedDatabase() {
-  const failures = collector<string>();
-  const address = { connectionString: bench.databaseUrl };
-  const pool = createPool(address, { size: 1, log: bench.deps.log, statementTimeoutMs: 50 });
-  const db = new Kysely<Tables>({
-    dialect: new PostgresDialect({ pool }),
-    log({ level, query }) {
-      if (level === 'error') failures.add(query.sql);
-    },
-  });
-  onTestFinished(() => db.destroy());
-  return { db, failures };
-}
 
 /** The database over a connection of its own, and the statements that it gets. */
 function countStatements() {

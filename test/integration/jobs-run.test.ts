@@ -1,12 +1,14 @@
 import { randomBytes, randomInt } from 'node:crypto';
 import { createServer } from 'node:http';
 import type { AddressInfo } from 'node:net';
+import { sql } from 'kysely';
 import sharp from 'sharp';
 import { describe, expect, it } from 'vitest';
 import { closeSlots } from '../../src/jobs/placement.ts';
 import type { JobView } from '../../src/jobs/presentation.ts';
 import { runAttempt } from '../../src/jobs/run.ts';
 import { COLLECTING_PER_INSTANCE } from '../../src/jobs/slots.ts';
+import { openHurriedDatabase } from '../support/hurried-database.ts';
 import { fresh } from '../support/jobs.ts';
 import {
   bench,
@@ -699,5 +701,23 @@ describe('an instance whose results take long to fetch', () => {
     bench.double.knobs.downloadBytesPerSecond = null;
     expect(await bench.run(id)).toMatchObject({ status: 'succeeded', attempts: [{ number: 1 }] });
     expect(counted('executionsStarted')).toBe(1);
+  });
+
+  it('goes on fetching them while the database is out of reach', async () => {
+    const { db, failures } = openHurriedDatabase(bench);
+    const id = await slowToFetch();
+    bench.double.knobs.downloadBytesPerSecond = 100_000;
+    await bench.dispatch();
+    const { signal } = new AbortController();
+    const running = runAttempt({ ...bench.deps, db }, await bench.attemptOf(id), { signal });
+    await bench.jobWhen(id, collecting);
+    await bench.database.db.transaction().execute(async (trx) => {
+      await sql`lock table attempts in access exclusive mode`.execute(trx);
+      await Promise.race([failures.reach(2), running]);
+    });
+    bench.double.knobs.downloadBytesPerSecond = null;
+    await running;
+    expect(await bench.job(id)).toMatchObject({ status: 'succeeded', attempts: [{ number: 1 }] });
+    expect(requests('GET /view')).toBe(1);
   });
 });

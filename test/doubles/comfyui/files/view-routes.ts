@@ -107,9 +107,10 @@ function sendFile(
   };
 }
 
-/** Slows the body down or cuts it off, as the knobs say. */
-function paced(source: Readable, { downloadBytesPerSecond, cutDownloadAfterBytes }: ComfyKnobs): Readable {
-  if (downloadBytesPerSecond === null && cutDownloadAfterBytes === null) return source;
+/** Slows the body down, as long as the knob says so, or cuts it off. */
+function paced(source: Readable, knobs: ComfyKnobs): Readable {
+  const { cutDownloadAfterBytes } = knobs;
+  if (knobs.downloadBytesPerSecond === null && cutDownloadAfterBytes === null) return source;
   return Readable.from(
     (async function* () {
       let sent = 0;
@@ -121,7 +122,8 @@ function paced(source: Readable, { downloadBytesPerSecond, cutDownloadAfterBytes
         }
         yield chunk;
         sent += chunk.length;
-        if (downloadBytesPerSecond !== null) await delay((chunk.length / downloadBytesPerSecond) * 1000);
+        const { downloadBytesPerSecond: speed } = knobs;
+        if (speed !== null) await delay((chunk.length / speed) * 1000);
       }
     })(),
   );
