@@ -5,6 +5,8 @@ import type { Run } from './run-state.ts';
 import { createWake } from '../support/wake.ts';
 
 const FIRST_MS = 200;
+/** A prompt begins and ends once, and some of that is told twice. What is told without end must not be looked at without end. */
+const MOST_TURNS = 10;
 
 export interface Hints {
   /** Waits until it is worth looking again; rejects with the reason of the run's signal. */
@@ -20,6 +22,12 @@ export function watchPrompt(run: Run, session: ComfySession): Hints {
   const wake = createWake();
   let live = state.clientId !== null;
   let looksAfterEnd: number | null = null;
+  let turns = 0;
+
+  function turn(): void {
+    turns += 1;
+    if (turns <= MOST_TURNS) wake.now();
+  }
 
   const unwatchPrompt =
     state.clientId === null
@@ -28,7 +36,7 @@ export function watchPrompt(run: Run, session: ComfySession): Hints {
           run.progress.note(event);
           if (event.kind === 'stream_lost') live = false;
           if (event.kind === 'ended') looksAfterEnd ??= 0;
-          if (event.kind === 'started' || event.kind === 'ended' || event.kind === 'stream_lost') wake.now();
+          if (event.kind === 'started' || event.kind === 'ended' || event.kind === 'stream_lost') turn();
         });
   const unwatchStop = watchStop(run.deps.notifications, ref.jobId, () => wake.now());
 

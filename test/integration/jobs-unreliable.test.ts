@@ -188,6 +188,33 @@ describe('an unreliable instance', () => {
     });
   });
 
+  it('may tell again and again that a prompt began and ended: it is not looked at each time', async () => {
+    const told = Promise.withResolvers<void>();
+    const watch: typeof bench.session.watch = (promptId, clientId, listener) => {
+      let times = 0;
+      const telling = setInterval(() => {
+        listener({ kind: 'started' });
+        listener({ kind: 'ended' });
+        if ((times += 1) === 200) told.resolve();
+      }, 1);
+      const leave = bench.session.watch(promptId, clientId, listener);
+      return () => {
+        clearInterval(telling);
+        leave();
+      };
+    };
+    bench.double.knobs.hangingNode = '1';
+    const id = await bench.submit(fresh(emptyImage));
+    await bench.dispatch();
+    const deps = { ...bench.deps, sessions: { get: async () => ({ ...bench.session, watch }) } };
+    const running = runAttempt(deps, await bench.attemptOf(id), { signal: new AbortController().signal });
+    await told.promise;
+    expect(requests('GET /queue')).toBeLessThan(40);
+    bench.double.knobs.hangingNode = null;
+    await running;
+    expect(await bench.job(id)).toMatchObject({ status: 'succeeded', attempts: [{ number: 1 }] });
+  });
+
   it('may report a file that it does not have: the job is tried once more, and then fails and says so', async () => {
     fault('GET /view', 'status', { status: 404 });
     const id = await bench.submit(fresh(emptyImage));
