@@ -52,17 +52,21 @@ export function openSession(link: Link, options: SessionOptions): ComfySession {
 
   /** A client id serves one connection only: ComfyUI 0.33 cuts off its next one when it notices the end of the last. */
   async function keepStreaming(): Promise<void> {
+    let waitMs = 0;
     for (let failures = 1; !closing.signal.aborted; failures += 1) {
       const clientId = randomUUID();
+      const begun = performance.now();
       const end = await followStream(clientId);
       loseStream(clientId);
       if (closing.signal.aborted) return;
-      if (end.wasOpen) failures = 1;
+      // One that was not worth the wait for it is no better than none: it may be cut off at once, each time.
+      if (end.wasOpen && performance.now() - begun >= waitMs) failures = 1;
       log.warn(
         { reason: end.error?.message, wasOpen: end.wasOpen },
         'The event stream of ComfyUI is lost; connecting again',
       );
-      await sleep(backoffMs(failures, backoff), closing.signal).catch(() => undefined);
+      waitMs = backoffMs(failures, backoff);
+      await sleep(waitMs, closing.signal).catch(() => undefined);
     }
   }
 

@@ -214,6 +214,21 @@ describe('a session with a stranger', () => {
     expect(await to.clientId()).not.toBe(clientId);
   });
 
+  it('that ends each stream at once is called less and less often', async () => {
+    const server = await startTinyServer(always(404, ''));
+    cleanups.push(server.close);
+    const sockets = new WebSocketServer({ server: server.server });
+    sockets.on('connection', (socket) => {
+      socket.send('{"type":"status","data":{}}');
+      socket.close();
+    });
+    const begun = performance.now();
+    session(server.url, { reconnectBaseMs: 200, reconnectCapMs: 10_000 });
+    await expect.poll(() => server.requests.length, patient).toBeGreaterThanOrEqual(4);
+    // Half of 200 + 400 + 800 ms, at the least.
+    expect(performance.now() - begun).toBeGreaterThan(600);
+  });
+
   it('keeps its secret from a machine with another certificate, and pings through TLS', async () => {
     const [certificate, other] = await Promise.all([makeTestCertificate(), makeTestCertificate()]);
     const server = await startTinyServer(always(404, ''), { certificate });
