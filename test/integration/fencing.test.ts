@@ -1,25 +1,14 @@
 // A replica that was held up comes back with what it learned long ago: whoever owns the record by then must not notice.
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
 import type { Assets } from '../../src/assets/service.ts';
-import { loadConfig, type Config } from '../../src/config.ts';
-import { createBudget } from '../../src/fleet/budget.ts';
 import type { Provider } from '../../src/instances/provider.ts';
-import { loadState, type InstanceState } from '../../src/instances/records.ts';
-import { createInstances, type Instances } from '../../src/instances/service.ts';
-import { createSessions } from '../../src/instances/sessions.ts';
-import { nextStep, stepInstance, type InstanceDeps, type StepName } from '../../src/instances/steps.ts';
 import { endAttempt, type Verdict } from '../../src/jobs/attempt.ts';
 import { closeSlots } from '../../src/jobs/placement.ts';
 import { runAttempt } from '../../src/jobs/run.ts';
 import { openRun } from '../../src/jobs/run-state.ts';
 import { claimSubmit, submit } from '../../src/jobs/submit.ts';
-import { systemClock } from '../../src/support/clock.ts';
-import { createLogger } from '../../src/support/log.ts';
-import { createVastProvider } from '../../src/vast/provider.ts';
-import { startVastDouble, type VastDouble } from '../doubles/vast/index.ts';
-import { instantPhases } from '../doubles/vast/knobs.ts';
-import { createTestDatabase, type TestDatabase } from '../support/database.ts';
 import { createJobBench, fresh } from '../support/jobs.ts';
+import { createStepBench, type StepBench } from '../support/steps.ts';
 import { emptyImage } from '../support/workflows.ts';
 
 const { signal } = new AbortController();
@@ -42,71 +31,17 @@ function createPause(): Pause & { pass(): Promise<void> } {
 }
 
 describe('a replica whose step comes back late', () => {
-  let vast: VastDouble;
-  let testDatabase: TestDatabase;
-  let instances: Instances;
-  let provider: Provider & { close(): Promise<void> };
-  let replica: InstanceDeps;
-  let id: string;
-  const logged: string[] = [];
-  const config: Config = loadConfig({ INSTANCE_POLL_SECONDS: '0.05', RENT_SETTLE_SECONDS: '1' });
-
+  let steps: StepBench;
   beforeEach(async () => {
-    vast = await startVastDouble({ knobs: { phases: instantPhases } });
-    testDatabase = await createTestDatabase();
-    const { db, queues } = testDatabase.database;
-    logged.length = 0;
-    const log = createLogger(config, { write: (line) => void logged.push(line) });
-    provider = createVastProvider({
-      config: loadConfig({ VASTAI_API_KEY: vast.apiKey, VAST_API_URL: vast.url, VAST_PACING: 'none' }),
-      log,
-    });
-    const clock = systemClock;
-    const budget = createBudget({ db, config, clock });
-    instances = createInstances({ db, queues, provider, budget, config, clock });
-    const sessions = createSessions({ db, config, log });
-    replica = { db, queues, provider, sessions, budget, config, labelPrefix: 'cfy.test', log, clock };
-    const { instance } = await instances.request({
-      requirements: undefined,
-      offerId: undefined,
-      apiKey: null,
-    });
-    ({ id } = instance);
+    steps = await createStepBench();
   });
-  afterEach(async () => {
-    await replica.sessions.close();
-    await provider.close();
-    await testDatabase.stop();
-    await vast.stop();
-  });
+  afterEach(() => steps.stop());
 
-  async function state(): Promise<InstanceState> {
-    const found = await loadState(testDatabase.database.db, id);
-    if (found === null) throw new Error('The instance is gone.');
-    return found;
-  }
-  async function step(deps: InstanceDeps, wake: number): Promise<void> {
-    await stepInstance(deps, { instanceId: id, wake }, { signal });
-  }
-  /** Takes step after step until that one is next. */
-  async function stepUntil(name: StepName): Promise<void> {
-    await expect
-      .poll(
-        async () => {
-          const { instance, rental } = await state();
-          const next = nextStep(instance, rental);
-          if (next !== name) await step(replica, instance.wake);
-          return next;
-        },
-        { timeout: 15_000, interval: 10 },
-      )
-      .toBe(name);
-  }
   /** Begins the next step as another replica, which is held up with the provider's answer in hand. */
   async function holdUp(method: 'searchOffers' | 'launch' | 'describe' | 'terminate') {
     const pause = createPause();
-    const slow: Provider = { ...provider };
-    const call: (...given: never[]) => Promise<unknown> = provider[method];
+    const slow: Provider = { ...steps.provider };
+    const call: (...given: never[]) => Promise<unknown> = steps.provider[method];
     Object.assign(slow, {
       [method]: async (...given: never[]) => {
         const answer = await call(...given);
@@ -114,8 +49,8 @@ describe('a replica whose step comes back late', () => {
         return answer;
       },
     });
-    const { instance } = await state();
-    const late = step({ ...replica, provider: slow }, instance.wake);
+    const { instance } = await steps.state();
+    const late = steps.step({ ...steps.replica, provider: slow }, instance.wake);
     await pause.reached;
     return {
       wake: instance.wake,
@@ -126,7 +61,7 @@ describe('a replica whose step comes back late', () => {
     };
   }
   async function everything(): Promise<object> {
-    const { db } = testDatabase.database;
+    const { db } = steps.database;
     const [instance, rentals, slots] = [
       await db.selectFrom('instances').selectAll().execute(),
       await db.selectFrom('rentals').selectAll().orderBy('number').execute(),
@@ -144,18 +79,18 @@ describe('a replica whose step comes back late', () => {
     ['destroy', 'terminate'],
   ] as const)('in the step %s changes nothing once another has taken that step', async (name, method) => {
     if (name === 'destroy') {
-      await stepUntil('check');
-      await instances.end(id, { drain: false });
-      await step(replica, (await state()).instance.wake);
+      await steps.stepUntil('check');
+      await steps.instances.end(steps.id, { drain: false });
+      await steps.step();
     }
-    await stepUntil(name);
+    await steps.stepUntil(name);
     const late = await holdUp(method);
-    await step(replica, late.wake);
+    await steps.step(steps.replica, late.wake);
     const now = await everything();
-    expect((await state()).instance.wake).toBeGreaterThan(late.wake);
+    expect((await steps.state()).instance.wake).toBeGreaterThan(late.wake);
     await late.comesBack();
     expect(await everything()).toEqual(now);
-    expect(vast.state.rentals.size).toBeLessThanOrEqual(1);
+    expect(steps.vast.state.rentals.size).toBeLessThanOrEqual(1);
   });
 
   it.each([
@@ -163,48 +98,48 @@ describe('a replica whose step comes back late', () => {
     ['start', 'describe'],
     ['check', 'describe'],
   ] as const)('in the step %s does not bring back what was ended meanwhile', async (name, method) => {
-    await stepUntil(name);
+    await steps.stepUntil(name);
     const late = await holdUp(method);
-    await instances.end(id, { drain: false });
-    await stepUntil('none');
+    await steps.instances.end(steps.id, { drain: false });
+    await steps.stepUntil('none');
     const now = await everything();
     await late.comesBack();
     expect(await everything()).toEqual(now);
-    expect((await state()).instance.status).toBe('terminated');
-    expect(vast.liveRentals()).toEqual([]);
+    expect((await steps.state()).instance.status).toBe('terminated');
+    expect(steps.vast.liveRentals()).toEqual([]);
   });
 
   it('with a rental that another has confirmed does not take it for one that was written off', async () => {
-    await stepUntil('launch');
+    await steps.stepUntil('launch');
     const late = await holdUp('launch');
-    await stepUntil('load');
+    await steps.stepUntil('load');
     await late.comesBack();
-    expect(logged.join('')).toContain('confirmed by somebody else');
-    expect(logged.join('')).not.toContain('written off');
+    expect(steps.logged.join('')).toContain('confirmed by somebody else');
+    expect(steps.logged.join('')).not.toContain('written off');
   });
 
   it('with a rental that was written off warns of it', async () => {
-    await stepUntil('launch');
+    await steps.stepUntil('launch');
     const late = await holdUp('launch');
-    const { db } = testDatabase.database;
+    const { db } = steps.database;
     await db.updateTable('rentals').set({ status: 'gone', gone_at: new Date() }).execute();
     await late.comesBack();
-    expect(logged.join('')).toContain('the rental was written off');
+    expect(steps.logged.join('')).toContain('the rental was written off');
   });
 
   it('with the id of a new rental still hands that over, so that it can be destroyed', async () => {
-    await stepUntil('launch');
+    await steps.stepUntil('launch');
     const late = await holdUp('launch');
-    await instances.end(id, { drain: false });
+    await steps.instances.end(steps.id, { drain: false });
     await late.comesBack();
-    const { instance, rental } = await state();
+    const { instance, rental } = await steps.state();
     expect(instance.status).toBe('terminating');
     expect(rental).toMatchObject({
       status: 'active',
-      provider_instance_id: String(vast.liveRentals()[0]?.id),
+      provider_instance_id: String(steps.vast.liveRentals()[0]?.id),
     });
-    await stepUntil('none');
-    expect(vast.liveRentals()).toEqual([]);
+    await steps.stepUntil('none');
+    expect(steps.vast.liveRentals()).toEqual([]);
   });
 });
 
