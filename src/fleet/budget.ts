@@ -3,7 +3,13 @@ import { sql, type Kysely, type Transaction } from 'kysely';
 import type { Config } from '../config.ts';
 import type { Executor } from '../database/queues.ts';
 import type { Tables } from '../database/tables.ts';
-import type { Budget, LimitNumbers, Obstacle, Terms } from '../instances/budget.ts';
+import {
+  isObstacle,
+  type Budget,
+  type LimitNumbers,
+  type Obstacle,
+  type Terms,
+} from '../instances/budget.ts';
 import type { Offer } from '../instances/provider.ts';
 import type { Clock } from '../support/clock.ts';
 import { readCredit, type Credit } from './credit.ts';
@@ -43,8 +49,8 @@ interface Standing {
   credit: Credit | null;
 }
 
-/** For which instance money is asked for. */
-type Asker = 'new' | 'requested before';
+/** For which instance money is asked for; one that has a rental asks for what that would take anew. */
+type Asker = 'new' | 'requested before' | { replacing: string };
 
 /** One lock for every decision that commits money, over all replicas. */
 const MONEY_LOCK = 0x636679;
@@ -70,6 +76,12 @@ export function createBudget({ db, config, clock }: BudgetDeps): Budget {
     async reserve(trx, order, terms) {
       await lockMoney(trx);
       return firstWithin(trx, await order(), terms, 'requested before');
+    },
+
+    async reconsider(trx, { id, offer }, terms) {
+      await lockMoney(trx);
+      const outcome = await firstWithin(trx, [offer], terms, { replacing: id });
+      return isObstacle(outcome) ? outcome : null;
     },
 
     async mayAdopt(trx, offer, terms) {
@@ -122,13 +134,19 @@ export function limitsOf(config: BudgetConfig): Limits {
   };
 }
 
-/** What was spent, and what may still come of every rental that is not confirmed gone. */
-export async function readPosition(db: Executor, config: BudgetConfig, now: Date): Promise<Position> {
+/** What was spent, and what may still come of every rental that is not confirmed gone; of all but one, where that is left out. */
+export async function readPosition(
+  db: Executor,
+  config: BudgetConfig,
+  now: Date,
+  { without = null }: { without?: string | null } = {},
+): Promise<Position> {
   const rentals = await db
     .selectFrom('rentals')
     .innerJoin('instances', 'instances.id', 'rentals.instance_id')
     .select(['offer', 'price_per_hour_usd', 'create_sent_at', 'instances.expires_at'])
     .where('rentals.status', '<>', 'gone')
+    .where('rentals.id', 'is distinct from', without)
     .execute();
   const { count } = await db
     .selectFrom('instances')
@@ -210,9 +228,10 @@ function tooDear(config: BudgetConfig, offer: Offer, terms: Terms): Obstacle | n
 
 /** Where the money stands. An instance that was requested before was counted then, and not again; a new one comes after all those. */
 async function readStanding(db: Executor, config: BudgetConfig, now: Date, asker: Asker): Promise<Standing> {
-  const position = await readPosition(db, config, now);
+  const without = typeof asker === 'object' ? asker.replacing : null;
+  const position = await readPosition(db, config, now, { without });
   const credit = await readCredit(db);
-  if (asker === 'requested before') return { position: { ...position, instances: 0 }, credit };
+  if (asker !== 'new') return { position: { ...position, instances: 0 }, credit };
   const waiting = await instancesWithoutRental(db, config, now);
   return { position: { ...position, commitments: [...position.commitments, ...waiting] }, credit };
 }

@@ -40,6 +40,12 @@ export interface AdoptionTerms extends Terms {
   forFleet: boolean;
 }
 
+/** A rental that `reserve` has allowed, and that is written. */
+export interface ReservedRental {
+  id: string;
+  offer: Offer;
+}
+
 export interface Budget {
   /** When an instance that is requested now must end. */
   expiryOf(maxLifetimeHours: number | undefined, now: Date): Date | null;
@@ -63,6 +69,11 @@ export interface Budget {
     order: () => Promise<readonly Offer[]>,
     terms: Terms,
   ): Promise<Offer | Obstacle>;
+  /**
+   * Why what was reserved for a rental may not be rented any more: meanwhile limits were lowered, prices raised, a day has begun. Null
+   * where it may. To be asked in the transaction that takes the right to rent it.
+   */
+  reconsider(trx: Transaction<Tables>, rental: ReservedRental, terms: Terms): Promise<Obstacle | null>;
   /**
    * Whether a machine that counts for nobody may become one more instance. Asked like `reserve`; those that were accepted and
    * have no machine yet come first.

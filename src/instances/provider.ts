@@ -63,6 +63,15 @@ export interface LaunchRequest {
   deadMan: DeadMan | null;
 }
 
+export interface LaunchOptions {
+  /**
+   * Awaited when the call is about to be sent, since it may have waited long for its turn. Where it rejects, nothing is sent, and
+   * the launch rejects with the same.
+   */
+  beforeSending?: () => Promise<void>;
+  signal?: AbortSignal;
+}
+
 export interface LaunchResult {
   providerInstanceId: string;
 }
@@ -111,7 +120,7 @@ export interface ProviderAccount {
   creditUsd: number | null;
 }
 
-/** Every method rejects with a `ProviderError`. None repeats a call that could rent twice. */
+/** Every method rejects with a `ProviderError`, but where it says something else. None repeats a call that could rent twice. */
 export interface Provider {
   readonly name: 'vast';
   /** Of ComfyUI on what is launched, where the settings pin one. */
@@ -122,7 +131,7 @@ export interface Provider {
     options?: { machineId?: string | undefined; signal?: AbortSignal },
   ): Promise<OfferSearch>;
   /** Rents. A rejection of kind `ambiguous` means "maybe rented": settle it with `listByLabel`. */
-  launch(request: LaunchRequest, signal?: AbortSignal): Promise<LaunchResult>;
+  launch(request: LaunchRequest, options?: LaunchOptions): Promise<LaunchResult>;
   /** One rental, from the provider's single view. Absence here may be read lag shortly after a launch. */
   describe(providerInstanceId: string, signal?: AbortSignal): Promise<ProviderView>;
   /** All rentals of the account whose label starts with `prefix`, complete or a rejection; an empty list is a fact. */

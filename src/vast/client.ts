@@ -20,12 +20,20 @@ import {
 import type { Answer, Transport } from './transport.ts';
 import { NoAnswerError } from './transport.ts';
 
-/** Every call rejects with a `ProviderError`. */
+interface Creation {
+  offerId: string;
+  body: object;
+  secret: string;
+  /** Awaited when its turn has come; where it rejects, nothing is sent, and the call rejects with the same. */
+  beforeSending?: (() => Promise<void>) | undefined;
+}
+
+/** Every call rejects with a `ProviderError`, but where it says something else. */
 export interface VastClient {
   /** Raw rows of one search, at most 64 whatever the limit. */
   search(body: object, signal?: AbortSignal): Promise<unknown[]>;
   /** Rents; the id of the new contract. Never repeated. */
-  create(rental: { offerId: string; body: object; secret: string }, signal?: AbortSignal): Promise<string>;
+  create(rental: Creation, signal?: AbortSignal): Promise<string>;
   /** One instance; null when vast.ai says that it has none of that id. */
   show(instanceId: string, signal?: AbortSignal): Promise<InstanceRow | null>;
   /** All instances that match, or a rejection. `filters` is asked when the call is about to be sent. */
@@ -53,6 +61,7 @@ interface Call {
   id?: string;
   query?: () => Record<string, string>;
   body?: unknown;
+  beforeSending?: (() => Promise<void>) | undefined;
   signal?: AbortSignal | undefined;
 }
 
@@ -93,9 +102,9 @@ export function createVastClient(options: VastClientOptions): VastClient {
       return (await resultOf(call, searchAnswerSchema)).offers;
     },
 
-    async create({ offerId, body, secret }, signal) {
+    async create({ offerId, body, secret, beforeSending }, signal) {
       const what = `Renting offer ${offerId}`;
-      const call = { what, endpoint: 'create', id: offerId, body, signal } as const;
+      const call = { what, endpoint: 'create', id: offerId, body, beforeSending, signal } as const;
       return checked(call, await answerTo(call), createAnswerSchema, [...secrets, secret]).new_contract;
     },
 
@@ -144,6 +153,7 @@ async function sendOnce(
   } catch (error) {
     throw new ProviderError('unavailable', `${call.what}: given up before it was sent`, { cause: error });
   }
+  await call.beforeSending?.();
   const url = new URL(path.replace('{id}', encodeURIComponent(call.id ?? '')), baseUrl);
   for (const [name, value] of Object.entries(call.query?.() ?? {})) url.searchParams.set(name, value);
   const headers = { authorization: `Bearer ${apiKey}` };

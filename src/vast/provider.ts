@@ -78,11 +78,12 @@ export function createVastProvider({
     searchOffers: (requirements, { machineId, signal } = {}) =>
       givenUpAsError('Searching offers', search({ requirements, machineId }, until(signal))),
 
-    async launch(request, signal) {
+    async launch(request, { beforeSending, signal } = {}) {
       const rental = {
         offerId: request.offer.offerId,
         body: createBody(config, request),
         secret: request.secret,
+        beforeSending,
       };
       return { providerInstanceId: await client.create(rental, until(signal)) };
     },

@@ -212,14 +212,16 @@ describe('a launch', () => {
 
   it('that is given up before it was sent has rented nothing', async () => {
     const signal = AbortSignal.abort(new Error('stopping'));
-    await expect(provider().launch(request, signal)).rejects.toMatchObject({ kind: 'unavailable' });
+    await expect(provider().launch(request, { signal })).rejects.toMatchObject({ kind: 'unavailable' });
     expect(seen).toHaveLength(0);
   });
 
   it('that is given up under way may have rented', async () => {
     const controller = new AbortController();
     handler = () => controller.abort(new Error('stopping'));
-    await expect(provider().launch(request, controller.signal)).rejects.toMatchObject({ kind: 'ambiguous' });
+    await expect(provider().launch(request, { signal: controller.signal })).rejects.toMatchObject({
+      kind: 'ambiguous',
+    });
   });
 
   it('is not sent again after a 429, and the next one waits for the penalty', async () => {

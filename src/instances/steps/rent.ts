@@ -12,6 +12,7 @@ import {
   needProvider,
   needRequirements,
   phaseAgeMs,
+  termsOf,
   type RentalStep,
 } from './step.ts';
 
@@ -20,20 +21,22 @@ const RATE_LIMIT_PAUSE_MS = 13_000;
 
 /** Sends the one create call that this rental ever gets. */
 export async function launch(step: RentalStep): Promise<void> {
-  const provider = needProvider(step);
   const { rental } = step;
-  if (!(await claim(step))) return;
   try {
-    // Not the step's own signal: giving up on a create that is under way would only make it ambiguous.
-    const { providerInstanceId } = await provider.launch({
+    const request = {
       offer: rental.offer,
       label: rental.label,
       secret: rental.secret,
       diskGb: needRequirements(step).diskGb,
       deadMan: deadManOf(rental.dead_man_seconds, step.deps.config),
+    };
+    // Without the step's own signal: giving up on a create that is under way would only make it ambiguous.
+    const { providerInstanceId } = await needProvider(step).launch(request, {
+      beforeSending: () => claim(step),
     });
     await confirm(step, providerInstanceId);
   } catch (error) {
+    if (error instanceof NotClaimed) return forgo(step, error);
     if (!(error instanceof ProviderError)) throw error;
     await handleRefusal(step, error);
   }
@@ -76,23 +79,56 @@ export async function discardIntention(step: RentalStep): Promise<void> {
   await discard(step, 'intended', step.instance.pending_reason ?? 'requested', 'It had not been rented yet.');
 }
 
-/** Takes the right to send the create call: written before the call, won by one process only, lost when the instance is ended. */
-async function claim({ deps, rental, instance, now }: RentalStep): Promise<boolean> {
-  const result = await deps.db
-    .updateTable('rentals')
-    .set({ status: 'creating', create_sent_at: now })
-    .where('id', '=', rental.id)
-    .where('status', '=', 'intended')
-    .where(stillOwned(instance))
-    .executeTakeFirst();
-  return result.numUpdatedRows === 1n;
+/** The create call must not be sent. */
+class NotClaimed extends Error {
+  /** Null where somebody else decides by now what becomes of the rental. */
+  readonly reason: TerminationReason | null;
+
+  constructor(reason: TerminationReason | null, detail: string) {
+    super(detail);
+    this.name = 'NotClaimed';
+    this.reason = reason;
+  }
+}
+
+/**
+ * Takes the right to send the create call: written just before the call, won by one process only, lost when the instance is ended.
+ * Days may have passed since the intention was written, so time and money are looked at again. Rejects with a `NotClaimed`.
+ */
+async function claim(step: RentalStep): Promise<void> {
+  const { deps, rental, instance } = step;
+  const now = deps.clock.now();
+  const { expires_at: expiresAt } = instance;
+  if (expiresAt !== null && expiresAt <= now)
+    throw new NotClaimed('lifetime_reached', 'Its machine had not been rented yet.');
+  await deps.db.transaction().execute(async (trx) => {
+    const obstacle = await deps.budget.reconsider(trx, rental, termsOf(step));
+    if (obstacle !== null) throw new NotClaimed(obstacle.reason, obstacle.detail);
+    const { numUpdatedRows } = await trx
+      .updateTable('rentals')
+      .set({ status: 'creating', create_sent_at: now })
+      .where('id', '=', rental.id)
+      .where('status', '=', 'intended')
+      .where(stillOwned(instance))
+      .executeTakeFirst();
+    if (numUpdatedRows !== 1n) throw new NotClaimed(null, 'Somebody else owns the instance now.');
+  });
+}
+
+/** Nothing was rented: another machine may be allowed, unless there may be no other. */
+async function forgo(step: RentalStep, { reason, message }: NotClaimed): Promise<void> {
+  if (reason === null) return;
+  const isFinal = reason === 'lifetime_reached' || step.instance.wanted_offer_id !== null;
+  await (isFinal ? refuse : discard)(step, 'intended', reason, message);
 }
 
 /** The rental exists: the instance goes on to load it, if the step still owns it. */
 async function confirm(step: RentalStep, providerInstanceId: string): Promise<void> {
-  const { rental, instance, now } = step;
+  const { rental, instance, deps } = step;
   await keepId(step, providerInstanceId);
   if (instance.status !== 'provisioning') return finish(step, {}, 0);
+  // The call may have waited long for its turn.
+  const now = deps.clock.now();
   await finish(
     step,
     { ...enterPhase(instance, 'loading', rental.number, now), message: 'The machine is being made.' },
@@ -139,7 +175,7 @@ async function handleRefusal(step: RentalStep, error: ProviderError): Promise<vo
       return lookAgain(step, `${detail} Looking for the machine by its label.`);
     case 'rate_limited':
       if (phaseAgeMs(step) >= step.deps.config.SEARCH_TIMEOUT_SECONDS * 1000)
-        return refuse(step, 'renting_failed', detail);
+        return refuse(step, 'creating', 'renting_failed', detail);
       return lookAgain(step, 'The provider asks us to slow down.', RATE_LIMIT_PAUSE_MS, async (trx) => {
         await trx
           .updateTable('rentals')
@@ -149,18 +185,23 @@ async function handleRefusal(step: RentalStep, error: ProviderError): Promise<vo
           .execute();
       });
     case 'no_credit':
-      return refuse(step, 'insufficient_credit', detail);
+      return refuse(step, 'creating', 'insufficient_credit', detail);
     case 'unauthorized':
-      return refuse(step, 'provider_refused_key', detail);
+      return refuse(step, 'creating', 'provider_refused_key', detail);
     case 'offer_gone':
     case 'invalid':
       return discard(step, 'creating', 'renting_failed', detail);
   }
 }
 
-/** The provider refuses whatever we ask for: the instance ends, nothing was rented. */
-async function refuse(step: RentalStep, reason: TerminationReason, detail: string): Promise<void> {
-  await closeUnrented(step, 'creating', reason, detail);
+/** Whatever we ask for would be refused: the instance ends, nothing was rented. */
+async function refuse(
+  step: RentalStep,
+  from: 'intended' | 'creating',
+  reason: TerminationReason,
+  detail: string,
+): Promise<void> {
+  await closeUnrented(step, from, reason, detail);
   await endInstance({ ...step, rental: { ...step.rental, status: 'gone' } }, reason, detail);
 }
 

@@ -3,7 +3,7 @@ import { randomBytes } from 'node:crypto';
 import type { Transaction } from 'kysely';
 import { v7 as uuid } from 'uuid';
 import type { RentalRow, Tables } from '../../database/tables.ts';
-import { isObstacle, type Obstacle, type Terms } from '../budget.ts';
+import { isObstacle, type Obstacle } from '../budget.ts';
 import { terminationReasons } from '../instance.ts';
 import { deadManSeconds } from '../dead-man.ts';
 import { labelOf } from '../label.ts';
@@ -19,6 +19,7 @@ import {
   needProvider,
   needRequirements,
   phaseAgeMs,
+  termsOf,
   type Step,
 } from './step.ts';
 
@@ -74,11 +75,6 @@ async function waitForMoney(step: Step, { reason, detail, numbers }: Obstacle): 
     return endInstance(step, reason, detail);
   }
   await waitFor(step, reason, `${terminationReasons[reason]} ${detail}`);
-}
-
-function termsOf(step: Step): Terms {
-  const { maxPricePerHourUsd } = needRequirements(step);
-  return { expiresAt: step.instance.expires_at, maxPricePerHourUsd };
 }
 
 /** Writes the intention if there is money for it in that very moment. */

@@ -6,7 +6,7 @@ import type { Queues } from '../../database/queues.ts';
 import type { InstanceRow, RentalRow, Tables } from '../../database/tables.ts';
 import { closeSlots } from '../../jobs/placement.ts';
 import type { Clock } from '../../support/clock.ts';
-import type { Budget } from '../budget.ts';
+import type { Budget, Terms } from '../budget.ts';
 import { fatalSilenceSince } from '../dead-man.ts';
 import { terminationReasons, type TerminationReason, type Trouble } from '../instance.ts';
 import { isMachineFault, noteFailure } from '../machines.ts';
@@ -162,6 +162,12 @@ export function needRequirements(step: Step): Requirements {
   if (step.instance.requirements === null)
     throw new Error(`Instance ${step.instance.id} has no requirements.`);
   return step.instance.requirements;
+}
+
+/** On what terms money is asked for. */
+export function termsOf(step: Step): Terms {
+  const { maxPricePerHourUsd } = needRequirements(step);
+  return { expiresAt: step.instance.expires_at, maxPricePerHourUsd };
 }
 
 /** The rental's id at the provider; a rental that is active always has one. */

@@ -1,0 +1,62 @@
+// Renting, step by step: what was meant to be rented is not rented any more when time, money or the caller stand against it.
+import { afterEach, describe, expect, it } from 'vitest';
+import { loadConfig } from '../../src/config.ts';
+import { createBudget } from '../../src/fleet/budget.ts';
+import type { Provider } from '../../src/instances/provider.ts';
+import { noIntervals } from '../../src/vast/endpoints.ts';
+import { createStepBench, type StepBench } from '../support/steps.ts';
+
+let steps: StepBench;
+afterEach(() => steps.stop());
+
+describe('a machine that was chosen a while ago', () => {
+  it('is not rented once the life of its instance is over', async () => {
+    steps = await createStepBench();
+    await steps.stepUntil('launch');
+    const { db } = steps.database;
+    await db
+      .updateTable('instances')
+      .set({ expires_at: new Date(Date.now() - 1000) })
+      .execute();
+    await steps.stepUntil('none');
+    expect(steps.vast.state.rentals.size).toBe(0);
+    const { instance } = await steps.state();
+    expect(instance.termination_reason).toBe('lifetime_reached');
+  });
+
+  it('is not rented when the limits leave no more room for it, and another is looked for', async () => {
+    steps = await createStepBench();
+    await steps.stepUntil('launch');
+    const { replica, database } = steps;
+    const lowered = loadConfig({ MAX_SPEND_PER_DAY_USD: '0.01' });
+    const budget = createBudget({ db: database.db, config: lowered, clock: replica.clock });
+    await steps.step({ ...replica, budget });
+    expect(steps.vast.state.rentals.size).toBe(0);
+    const { instance, rental } = await steps.state();
+    expect(instance).toMatchObject({ status: 'provisioning', phase: 'searching' });
+    expect(rental).toMatchObject({ status: 'gone', end_reason: 'limit_reached', create_sent_at: null });
+  });
+
+  it('is not rented when its instance is ended while the call waits for its turn', async () => {
+    const create = { calls: 1, perMs: 1000, penaltyMs: 0 };
+    steps = await createStepBench({ intervals: { ...noIntervals, paces: { ...noIntervals.paces, create } } });
+    const second = await steps.request();
+    await steps.stepUntil('launch');
+    await steps.stepUntil('launch', second);
+    await steps.step();
+    const { promise: asked, resolve } = Promise.withResolvers<void>();
+    const provider: Provider = {
+      ...steps.provider,
+      launch(...given) {
+        resolve();
+        return steps.provider.launch(...given);
+      },
+    };
+    const waiting = steps.step({ ...steps.replica, provider }, undefined, second);
+    await asked;
+    await steps.instances.end(second, { drain: false });
+    await waiting;
+    await steps.stepUntil('none', second);
+    expect(steps.vast.counters.calls.create).toBe(1);
+  });
+});
