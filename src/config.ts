@@ -372,7 +372,7 @@ const settingsSchema = z
     }),
     ORPHAN_POLICY: setting(choice(['destroy', 'adopt', 'report']).prefault('destroy'), {
       description:
-        'What becomes of a rental with the label of this deployment that no record accounts for: destroyed, used again if only missed, with a known secret and within the limits, else destroyed, or only reported.',
+        'What becomes of a rental with the label of this deployment and no live record: destroyed, used again if missed, with its secret known and in the limits, else destroyed, or reported if no record knew it.',
     }),
     ORPHAN_GRACE_SECONDS: setting(number(0, 86_400).prefault('120'), {
       description: 'How long a rental must have been seen without a record before it counts as an orphan.',

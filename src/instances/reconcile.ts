@@ -102,7 +102,7 @@ async function bringBack(deps: InstanceDeps, orphan: Orphan): Promise<'destroyed
   const { db, config, log } = deps;
   const { providerInstanceId } = orphan.rental;
   const about = { providerInstanceId, label: orphan.label };
-  if (config.ORPHAN_POLICY === 'report') {
+  if (config.ORPHAN_POLICY === 'report' && !(await isRemembered(db, orphan))) {
     log.warn(about, 'an orphan bills, and ORPHAN_POLICY is report');
     return 'left';
   }
@@ -122,6 +122,19 @@ async function bringBack(deps: InstanceDeps, orphan: Orphan): Promise<'destroyed
     log.warn({ ...about, instanceId }, kept ? 'an orphan is used again' : 'an orphan is destroyed');
     return kept ? 'adopted' : 'destroyed';
   });
+}
+
+/** Whether a record tells that it was rented here: then nobody needs to be asked whose it is, and it is only late, or one too many. */
+async function isRemembered(db: Executor, { rental, label }: Orphan): Promise<boolean> {
+  const record = await db
+    .selectFrom('rentals')
+    .select('id')
+    .where((eb) =>
+      eb.or([eb('provider_instance_id', '=', rental.providerInstanceId), eb('label', '=', label)]),
+    )
+    .limit(1)
+    .executeTakeFirst();
+  return record !== undefined;
 }
 
 /** Somebody else may have brought it back since the list was read. */

@@ -190,6 +190,22 @@ describe('a rental with our label and no record', () => {
     expect(vast.liveRentals()).toHaveLength(1);
   });
 
+  it('is destroyed even by the policy to report when its record was written off', async () => {
+    await start({ ORPHAN_POLICY: 'report' });
+    const { id } = await readyInstance();
+    await closeRecords(id);
+    await vast.until(() => vast.liveRentals().length === 0);
+    expect(vast.counters.destroyed).toBe(1);
+  });
+
+  it('is destroyed even by the policy to report when the machine of its record is another', async () => {
+    await start({ ORPHAN_POLICY: 'report' });
+    const { id, rentals } = await readyInstance();
+    vast.addForeignRental(labelled(id));
+    await vast.until(() => vast.liveRentals().length === 1);
+    expect(vast.liveRentals()).toMatchObject([{ id: Number(rentals[0]?.providerInstanceId) }]);
+  });
+
   it('is used again where the policy says so and its secret is known', async () => {
     await start({ ORPHAN_POLICY: 'adopt' });
     const { id } = await readyInstance();
