@@ -1,4 +1,5 @@
 // Reading many instances with few calls: vast.ai allows one single view in two seconds, whichever the instance.
+import { ProviderError } from '../instances/provider.ts';
 import type { VastClient } from './client.ts';
 import type { Pacer } from './rate-limit.ts';
 import { orAborted } from './rate-limit.ts';
@@ -6,8 +7,8 @@ import type { InstanceRow } from './schemas.ts';
 
 export interface InstanceReader {
   /**
-   * One instance; null only on the word of its single view, because a list proves no absence. What the single view leaves
-   * incomplete is read once more from the list. Rejects with a `ProviderError`, or with the reason of `signal`.
+   * One instance; null only on the word of its single view, because a list proves no absence. What the single view does not show, or
+   * leaves incomplete, is read once more from the list. Rejects with a `ProviderError`, or with the reason of `signal`.
    */
   read(instanceId: string, signal?: AbortSignal): Promise<InstanceRow | null>;
 }
@@ -51,13 +52,30 @@ export function createInstanceReader({ client, pacer, closing, isComplete }: Rea
     return rows.get(instanceId) ?? null;
   }
 
+  /** A call that fails for one instance, for ever maybe, hides nothing that the list shows. */
+  async function show(instanceId: string, signal?: AbortSignal): Promise<InstanceRow | null> {
+    try {
+      return await client.show(instanceId, signal);
+    } catch (error) {
+      if (signal?.aborted === true || isOfKey(error)) throw error;
+      const listed = await readFromList(instanceId, signal).catch(() => null);
+      if (listed === null) throw error;
+      return listed;
+    }
+  }
+
   return {
     async read(instanceId, signal) {
       const listed = pacer.isFree('show') ? null : await readFromList(instanceId, signal);
       if (listed !== null) return listed;
-      const row = await client.show(instanceId, signal);
+      const row = await show(instanceId, signal);
       if (row === null || isComplete(row)) return row;
       return (await readFromList(instanceId, signal)) ?? row;
     },
   };
+}
+
+/** The list would be refused as well. */
+function isOfKey(error: unknown): boolean {
+  return error instanceof ProviderError && error.kind === 'unauthorized';
 }

@@ -169,6 +169,18 @@ describe('a rented instance', () => {
     expect(ended.terminationReason).toBe('unreachable');
   });
 
+  it('is given up after its limit although the single view of the provider fails for ever', async () => {
+    await start({}, { UNREACHABLE_TIMEOUT_SECONDS: '1', INSTANCE_CHECK_SECONDS: '0.2' });
+    const { id } = await rent();
+    const ready = await service.until<Instance>(`/instances/${id}`, settled);
+    vast.knobs.faultChances.show = [{ fault: '500', chance: 1 }];
+    vast.strike(Number(ready.rentals[0]?.providerInstanceId), 'comfyui-gone');
+    await vast.until(() => vast.liveRentals().length === 0);
+    vast.knobs.faultChances = {};
+    const ended = await service.until<Instance>(`/instances/${id}`, ({ status }) => status === 'terminated');
+    expect(ended.terminationReason).toBe('unreachable');
+  });
+
   describe('that is silent while the provider is silent too', () => {
     const limitMs = 2000;
 

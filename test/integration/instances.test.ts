@@ -128,6 +128,7 @@ describe('renting an instance', () => {
   it('keeps to the limit of a phase also while the provider cannot be asked for the machine', async () => {
     await start({}, { LOADING_TIMEOUT_SECONDS: '1', MAX_RENTALS_PER_INSTANCE: '1' });
     vast.knobs.faultChances.show = [{ fault: '500', chance: 1 }];
+    vast.knobs.faultChances.list = [{ fault: '500', chance: 1 }];
     vast.knobs.fates.push('loading-forever');
     const { id } = await rent();
     await service.until<Instance>(`/instances/${id}`, ({ rentals }) => rentals[0]?.status === 'destroying');

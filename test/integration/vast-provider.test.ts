@@ -391,6 +391,17 @@ describe('the view of one rental', () => {
     },
   );
 
+  it.each(['500', 'reset', 'not-json', 'rate-limit-text'] as const)(
+    'comes from the list where its own call fails for ever with %s, which proves no absence',
+    async (fault) => {
+      const { double, provider } = await start();
+      const id = await launched(provider);
+      double.knobs.faultChances.show = [{ fault, chance: 1 }];
+      expect(await provider.describe(id)).toMatchObject({ instance: { providerInstanceId: id } });
+      await expect(provider.describe('36000000')).rejects.toMatchObject({ name: 'ProviderError' });
+    },
+  );
+
   it.each(['null', '404'] as const)('takes %s for an unknown id as absence', async (unknownId) => {
     const { provider } = await start({ knobs: { views: { unknownId } } });
     expect(await provider.describe('36000000')).toEqual({ kind: 'absent' });
