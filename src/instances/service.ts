@@ -246,6 +246,12 @@ export function toServiceError(error: ProviderError): ServiceError {
       );
     case 'no_credit':
       return new ServiceError('insufficient_credit', 'The vast.ai account lacks credit.', options);
+    case 'invalid':
+      return new ServiceError(
+        'provider_unavailable',
+        `vast.ai refuses the question, so repeating it does not help. ${error.message}`,
+        options,
+      );
     default:
       return new ServiceError(
         'provider_unavailable',

@@ -3,7 +3,8 @@ import { messageOf } from '../errors.ts';
 import type { HandlerContext, QueueMessages } from '../database/queues.ts';
 import type { InstanceRow, RentalRow } from '../database/tables.ts';
 import { backoffMs } from '../support/backoff.ts';
-import { ProviderError } from './provider.ts';
+import type { TerminationReason } from './instance.ts';
+import { ProviderError, type ProviderErrorKind } from './provider.ts';
 import { enterPhase, loadState, updateOwned } from './records.ts';
 import { check } from './steps/check.ts';
 import { destroy, drain, terminate } from './steps/destroy.ts';
@@ -41,6 +42,12 @@ export type StepName =
 
 /** So long an instance may go without a step that comes to its end: half of what the dead-man switch waits by default. */
 const FAILING_LIMIT_MS = 15 * 60_000;
+
+/** Answers to a search that come again however often it is repeated, before anything was rented. */
+const HOPELESS_SEARCHES: Partial<Record<ProviderErrorKind, TerminationReason>> = {
+  unauthorized: 'provider_refused_key',
+  invalid: 'renting_failed',
+};
 
 /** Which step an instance needs, from its record and its current rental alone. */
 export function nextStep(
@@ -118,8 +125,8 @@ async function begin(step: Step): Promise<void> {
 /** The provider gave no usable answer to a question that may be repeated. */
 async function retryLater(step: Step, name: StepName, error: ProviderError): Promise<void> {
   const detail = messageOf(error);
-  if (error.kind === 'unauthorized' && name === 'search')
-    return endInstance(step, 'provider_refused_key', detail);
+  const hopeless = name === 'search' ? HOPELESS_SEARCHES[error.kind] : undefined;
+  if (hopeless !== undefined) return endInstance(step, hopeless, detail);
   const urgent = error.kind === 'unauthorized' || name === 'destroy';
   step.log[urgent ? 'error' : 'warn']({ kind: error.kind, error: detail }, 'the provider could not be used');
   if (await givenUp(step, name, detail)) return;

@@ -1,6 +1,13 @@
 // Everything that can go wrong with vast.ai and its machines, as often as a bad day would have it.
 import type { Fate, OfferSpec, VastDouble, VastKnobs } from '../doubles/vast/index.ts';
-import type { CommonFault, CreateFault, DestroyFault, ListFault, ShowFault } from '../doubles/vast/faults.ts';
+import type {
+  CommonFault,
+  CreateFault,
+  DestroyFault,
+  ListFault,
+  SearchFault,
+  ShowFault,
+} from '../doubles/vast/faults.ts';
 import type { Random } from '../doubles/vast/random.ts';
 import { pick, pickWeighted } from './scenario.ts';
 
@@ -49,6 +56,7 @@ const listFaults: Record<ListFault, number> = {
   'token-loop': 2,
   'lost-pages': 2,
 };
+const searchFaults: Record<SearchFault, number> = { ...commonFaults, 'bad-request': 1 };
 const showFaults: Record<ShowFault, number> = { ...commonFaults, 'null-instance': 2, 'no-such-instance': 2 };
 const destroyFaults: Record<DestroyFault, number> = {
   ...commonFaults,
@@ -93,13 +101,15 @@ export function allFaults(): VastKnobs['faultChances'] {
     destroy: shares(destroyFaults, chances.destroy),
     list: shares(listFaults, chances.list),
     show: shares(showFaults, chances.show),
-    search: shares(commonFaults, chances.search),
+    search: shares(searchFaults, chances.search),
   };
 }
 
 /** Names of all faults and fates that can be drawn. */
 export const faultKinds = new Set(
-  [createFaults, listFaults, showFaults, destroyFaults, fates].flatMap((kinds) => Object.keys(kinds)),
+  [searchFaults, createFaults, listFaults, showFaults, destroyFaults, fates].flatMap((kinds) =>
+    Object.keys(kinds),
+  ),
 ).size;
 
 export function drawFates(random: Random, count: number): Fate[] {

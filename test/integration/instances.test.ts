@@ -198,6 +198,23 @@ describe('renting an instance', () => {
     expect(vast.liveRentals()).toHaveLength(1);
   });
 
+  it('stops at once when the provider finds the search wrong, and says what it finds', async () => {
+    await start();
+    vast.knobs.faultChances.search = [{ fault: 'bad-request', chance: 1 }];
+    const { id } = await rent();
+    const ended = await service.until<Instance>(`/instances/${id}`, settled);
+    expect(ended).toMatchObject({
+      terminationReason: 'renting_failed',
+      terminationDetail: expect.stringContaining('bad_request: q.type'),
+    });
+    expect(vast.counters.calls.search).toBe(1);
+    const offers = await service.call<{ code: string; detail: string }>('/offers');
+    expect(offers.body).toMatchObject({
+      code: 'provider_unavailable',
+      detail: expect.stringContaining('bad_request: q.type'),
+    });
+  });
+
   it('stops at once when the account lacks credit', async () => {
     await start();
     vast.knobs.faults.create.push('insufficient-credit');

@@ -31,7 +31,11 @@ const commonFaults = [
 
 /** What can go wrong with each call. */
 export const faultNames = {
-  search: commonFaults,
+  search: [
+    ...commonFaults,
+    /** vast.ai finds something in the question that it does not take. */
+    'bad-request',
+  ],
   create: [
     ...commonFaults,
     'no-such-ask-400',
@@ -88,6 +92,7 @@ export const faultNames = {
 type FaultsByOperation = { [O in keyof typeof faultNames]: (typeof faultNames)[O][number] };
 
 export type CommonFault = (typeof commonFaults)[number];
+export type SearchFault = FaultsByOperation['search'];
 export type CreateFault = FaultsByOperation['create'];
 export type ListFault = FaultsByOperation['list'];
 export type ShowFault = FaultsByOperation['show'];

@@ -19,6 +19,7 @@ export function searchOffers(call: Call): Reply {
   const given = bodyObject(call);
   const body = isObject(given?.['q']) ? given['q'] : given;
   if (body === null) return failure(400, 'invalid_request', 'Invalid json body');
+  if (call.fault === 'bad-request') return failure(400, 'bad_request', 'q.type: Input should be a type');
   const filters: SearchRequest['filters'] = {};
   for (const [field, condition] of Object.entries(body)) {
     if (plainFields.has(field)) continue;
