@@ -45,6 +45,13 @@ export interface OfferSearch {
   rejected: RejectedOffer[];
 }
 
+export interface SearchOptions {
+  machineId?: string | undefined;
+  /** A machine is waited for: goes before the searches of who only looks. */
+  toRent?: boolean;
+  signal?: AbortSignal;
+}
+
 /** When a machine destroys itself for want of a heartbeat, in whole seconds. */
 export interface DeadMan {
   limitSeconds: number;
@@ -126,10 +133,7 @@ export interface Provider {
   /** Of ComfyUI on what is launched, where the settings pin one. */
   readonly comfyUiVersion: string | null;
   /** Offers of one machine where `machineId` names it; otherwise of all, the cheapest up to a bound. */
-  searchOffers(
-    requirements: Requirements,
-    options?: { machineId?: string | undefined; signal?: AbortSignal },
-  ): Promise<OfferSearch>;
+  searchOffers(requirements: Requirements, options?: SearchOptions): Promise<OfferSearch>;
   /** Rents. A rejection of kind `ambiguous` means "maybe rented": settle it with `listByLabel`. */
   launch(request: LaunchRequest, options?: LaunchOptions): Promise<LaunchResult>;
   /** One rental, from the provider's single view. Absence here may be read lag shortly after a launch. */

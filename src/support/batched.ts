@@ -9,6 +9,8 @@ export interface BatchOptions<Q> {
   keyOf: (question: Q) => string;
   /** The most questions at a time. */
   most?: number;
+  /** By its key, whether a question goes before those that are not. */
+  isUrgent?: (key: string) => boolean;
 }
 
 /**
@@ -18,14 +20,16 @@ export interface BatchOptions<Q> {
  */
 export function batched<Q, A>(
   answerAll: (questions: Q[]) => Promise<A[]>,
-  { keyOf, most = 500 }: BatchOptions<Q>,
+  { keyOf, most = 500, isUrgent = () => false }: BatchOptions<Q>,
 ): (question: Q) => Promise<A> {
   const waiting = new Map<string, Waiting<Q, A>>();
   let working = false;
 
   async function work(): Promise<void> {
     while (waiting.size > 0) {
-      const batch = [...waiting.entries()].slice(0, most);
+      const batch = [...waiting.entries()]
+        .toSorted(([a], [b]) => Number(isUrgent(b)) - Number(isUrgent(a)))
+        .slice(0, most);
       for (const [key] of batch) waiting.delete(key);
       await settle(batch.map(([, one]) => one));
     }

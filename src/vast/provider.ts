@@ -75,8 +75,8 @@ export function createVastProvider({
     name: 'vast',
     comfyUiVersion: pinnedComfyUi(config),
 
-    searchOffers: (requirements, { machineId, signal } = {}) =>
-      givenUpAsError('Searching offers', search({ requirements, machineId }, until(signal))),
+    searchOffers: (requirements, { machineId, toRent = false, signal } = {}) =>
+      givenUpAsError('Searching offers', search({ requirements, machineId }, until(signal), toRent)),
 
     async launch(request, { beforeSending, signal } = {}) {
       const rental = {

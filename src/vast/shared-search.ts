@@ -6,14 +6,17 @@ import { orAborted } from './rate-limit.ts';
 
 type Wanted = Pick<OfferQuery, 'requirements' | 'machineId'>;
 type Search = (wanted: Wanted, signal: AbortSignal) => Promise<OfferSearch>;
+type SharedSearch = (wanted: Wanted, signal: AbortSignal, toRent: boolean) => Promise<OfferSearch>;
 
 /**
  * Makes one search after the other, each for all who waited for it when it began, so that no answer is older than its question.
- * A search for which nobody waits any more is not made. `closing` ends the one that is under way.
+ * A search for which nobody waits any more is not made. Those who want to rent come first: whoever only looks, with ever other
+ * wishes, would have them wait for minutes. `closing` ends the one that is under way.
  */
-export function sharedSearch(search: Search, closing: AbortSignal): Search {
+export function sharedSearch(search: Search, closing: AbortSignal): SharedSearch {
   /** Of those who wait, by what they ask. */
   const signals = new Map<string, AbortSignal[]>();
+  const urgent = new Set<string>();
   const ask = batched(
     (waiting: Wanted[]) =>
       Promise.all(
@@ -21,13 +24,15 @@ export function sharedSearch(search: Search, closing: AbortSignal): Search {
           const key = keyOf(wanted);
           const isWanted = signals.get(key)?.some(({ aborted }) => !aborted) === true;
           signals.delete(key);
+          urgent.delete(key);
           return search(wanted, isWanted ? closing : AbortSignal.abort());
         }),
       ),
-    { keyOf, most: 1 },
+    { keyOf, most: 1, isUrgent: (key) => urgent.has(key) },
   );
-  return (wanted, signal) => {
+  return (wanted, signal, toRent) => {
     const key = keyOf(wanted);
+    if (toRent) urgent.add(key);
     signals.set(key, [...(signals.get(key) ?? []), signal]);
     return orAborted(ask(wanted), signal);
   };

@@ -438,6 +438,23 @@ describe('searches at the same time', () => {
     expect(await machinesIn(after)).toContain(String(machine.machineId));
   });
 
+  it('that are to rent go before those of who only looks, also where both ask alike', async () => {
+    const { provider } = await start({ intervals: paced });
+    const done: string[] = [];
+    const ask = (who: string, gpuCount: number, options = {}) =>
+      provider.searchOffers(requirements({ gpuCount }), options).then(() => done.push(who));
+    const first = ask('looks at 1', 1);
+    const rest = [2, 3, 4, 5].map((gpuCount) => ask(`looks at ${gpuCount}`, gpuCount));
+    rest.push(ask('rents 6', 6, { toRent: true }), ask('rents 4', 4, { toRent: true }));
+    await Promise.all([first, ...rest]);
+    expect(
+      done
+        .filter((who) => who !== 'looks at 1')
+        .slice(0, 3)
+        .toSorted(),
+    ).toEqual(['looks at 4', 'rents 4', 'rents 6']);
+  });
+
   it('are given up one by one, and one for which nobody waits is not made', async () => {
     const { double, provider } = await start({ intervals: paced });
     const [leaving, gone] = [new AbortController(), new AbortController()];

@@ -46,6 +46,7 @@ export async function search(step: Step): Promise<void> {
   const wanted = instance.wanted_offer_id;
   const listed = await needProvider(step).searchOffers(wantedOf(step), {
     machineId: wanted === null ? undefined : machineOfOffer(wanted),
+    toRent: true,
     signal: step.signal,
   });
   const memory = await recall(deps.db, listed);
