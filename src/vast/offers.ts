@@ -152,6 +152,9 @@ function reasonsAgainst(
     offer.pricePerHourUsd > maxPricePerHourUsd
       ? `It costs ${offer.pricePerHourUsd.toFixed(3)} USD per hour, at most ${maxPricePerHourUsd} may be spent.`
       : null,
+    // Counted as nothing, it would pass every limit.
+    row.inet_down_cost === null ? 'Its download price is not given.' : null,
+    row.inet_up_cost === null ? 'Its upload price is not given.' : null,
     row.cpu_arch === 'amd64'
       ? null
       : `Its processor is ${row.cpu_arch ?? 'not given'}, the image needs amd64.`,

@@ -9,6 +9,8 @@ const given = <S extends z.ZodType>(schema: S) =>
 const number = () => given(z.number());
 /** A machine for nothing would count for nothing against the limits. */
 const price = () => given(z.number().positive());
+/** Who is paid for what he takes would seem to have money left. */
+const cost = () => given(z.number().nonnegative());
 const text = () => given(z.string());
 const truth = () => given(z.boolean());
 const id = () => z.union([z.int().nonnegative(), z.string().regex(/^\d+$/)]).transform(String);
@@ -29,9 +31,9 @@ export const offerRowSchema = z.object({
   disk_space: number(),
   inet_down: number(),
   inet_up: number(),
-  inet_down_cost: number(),
-  inet_up_cost: number(),
-  storage_total_cost: number(),
+  inet_down_cost: cost(),
+  inet_up_cost: cost(),
+  storage_total_cost: cost(),
   reliability2: number(),
   reliability: number(),
   verification: text(),

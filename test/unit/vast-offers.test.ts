@@ -117,6 +117,9 @@ describe('an offer is refused, in words, when', () => {
     ['it is not rentable', { rentable: false }, {}, /not for rent/],
     ['it is rented', { rented: true }, {}, /not for rent/],
     ['it is external', { external: true }, {}, /not for rent/],
+    ['what a download costs is not given', { inet_down_cost: null }, {}, /download price is not given/],
+    ['a download would earn money', { inet_down_cost: -1 }, {}, /download price is not given/],
+    ['what an upload costs is not given', { inet_up_cost: undefined }, {}, /upload price is not given/],
     ['its price is a bid', { is_bid: true }, {}, /bid/],
     [
       'it was deverified, which the filter lets through',
