@@ -134,7 +134,10 @@ export function limitsOf(config: BudgetConfig): Limits {
   };
 }
 
-/** What was spent, and what may still come of every rental that is not confirmed gone; of all but one, where that is left out. */
+/**
+ * What was spent, and what may still come of every rental; of all but one, where that is left out. Of one that is gone, what it may
+ * have downloaded: nobody knows before the provider's bill.
+ */
 export async function readPosition(
   db: Executor,
   config: BudgetConfig,
@@ -144,8 +147,15 @@ export async function readPosition(
   const rentals = await db
     .selectFrom('rentals')
     .innerJoin('instances', 'instances.id', 'rentals.instance_id')
-    .select(['offer', 'price_per_hour_usd', 'create_sent_at', 'instances.expires_at'])
-    .where('rentals.status', '<>', 'gone')
+    .select(['rentals.status', 'offer', 'price_per_hour_usd', 'create_sent_at', 'gone_at'])
+    .select('instances.expires_at')
+    .where((eb) =>
+      eb.or([
+        eb('rentals.status', '<>', 'gone'),
+        // A rental that was never made has no such moment.
+        eb.and([eb('confirmed_at', 'is not', null), eb('create_sent_at', '>=', startOfMonth(now))]),
+      ]),
+    )
     .where('rentals.id', 'is distinct from', without)
     .execute();
   const { count } = await db
@@ -159,15 +169,15 @@ export async function readPosition(
     instances: count,
     spentTodayUsd: await spentSince(db, startOfDay(now), now),
     spentThisMonthUsd: await spentSince(db, startOfMonth(now), now),
-    commitments: rentals.map((rental) => ({
-      ...commitmentTo(
-        { ...costsOf(rental.offer), pricePerHourUsd: rental.price_per_hour_usd },
-        rental.expires_at,
-        config,
-        now,
-      ),
-      from: rental.create_sent_at ?? now,
-    })),
+    commitments: rentals.map((rental) => {
+      const { downloadUsd } = costsOf(rental.offer);
+      const from = rental.create_sent_at ?? now;
+      if (rental.status === 'gone') {
+        return { pricePerHourUsd: 0, downloadUsd, from, until: rental.gone_at ?? now };
+      }
+      const costs = { pricePerHourUsd: rental.price_per_hour_usd, downloadUsd };
+      return { ...commitmentTo(costs, rental.expires_at, config, now), from };
+    }),
   };
 }
 

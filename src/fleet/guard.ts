@@ -46,13 +46,12 @@ export function judgeSpending(
 /** Limits that are no running totals. */
 const anything = { instances: Infinity, totalPricePerHourUsd: Infinity };
 
-/** The commitments as they will be if everything is ended in a while. Nothing that downloads now will be stopped by an end. */
+/** The commitments as they will be if everything is ended in a while. What was downloaded is billed all the same. */
 function within(position: Position, ms: number): Position {
   const latest = position.now.getTime() + ms;
   const commitments = position.commitments.map((commitment): Commitment => {
     return {
       ...commitment,
-      downloadUsd: 0,
       until: new Date(Math.min(commitment.until.getTime(), latest)),
     };
   });

@@ -531,13 +531,43 @@ describe('an instance that was requested before the highest price was lowered', 
   });
 });
 
+describe('a machine that is gone', () => {
+  it('counts with what it may have downloaded, in its day and month', async () => {
+    const { database, stop } = await createTestDatabase();
+    try {
+      const { db } = database;
+      const config = loadConfig({ MAX_SPEND_PER_DAY_USD: '50', MAX_SPEND_PER_MONTH_USD: '50' });
+      const noonOf = (day: number) => new Date(Date.UTC(2026, 0, day, 12));
+      const chosen = offer({ diskGb: 60, downloadPricePerGbUsd: 0.5 });
+      await addReady(db, chosen, noonOf(5));
+      const gone = { status: 'gone', gone_at: noonOf(5) } as const;
+      await db.updateTable('rentals').set(gone).execute();
+      await db.updateTable('instances').set({ status: 'terminated' }).execute();
+      const reserveOn = (now: Date) => {
+        const budget = createBudget({ db, config, clock: { now: () => now } });
+        const terms = { expiresAt: new Date(now.getTime() + 3_600_000), maxPricePerHourUsd: 1 };
+        return db.transaction().execute((trx) => budget.reserve(trx, async () => [chosen], terms));
+      };
+      expect(await reserveOn(noonOf(5))).toMatchObject({
+        numbers: { limitName: 'MAX_SPEND_PER_DAY_USD', committed: 30 },
+      });
+      expect(await reserveOn(noonOf(6))).toMatchObject({
+        numbers: { limitName: 'MAX_SPEND_PER_MONTH_USD', committed: 30 },
+      });
+      expect(await reserveOn(noonOf(35))).toBe(chosen);
+    } finally {
+      await stop();
+    }
+  });
+});
+
 describe('machines that together cost more than they may', () => {
   it('are let go, the dearest first, until the others may stay', async () => {
     const { database, stop } = await createTestDatabase();
     try {
       const { db, queues } = database;
       const config = loadConfig({ MAX_TOTAL_PRICE_PER_HOUR_USD: '1' });
-      for (const pricePerHourUsd of [0.4, 0.8, 0.5]) await addReady(db, pricePerHourUsd);
+      for (const pricePerHourUsd of [0.4, 0.8, 0.5]) await addReady(db, offer({ pricePerHourUsd }));
       const deps = { db, queues, config, clock: systemClock, log: pino({ level: 'silent' }) };
       expect(await guardMoney(deps)).toBe(1);
       expect(await guardMoney(deps)).toBe(0);
@@ -567,7 +597,7 @@ describe('machines that together cost more than they may', () => {
     try {
       const { db, queues } = database;
       const config = loadConfig({ MAX_TOTAL_PRICE_PER_HOUR_USD: '1', DRAIN_LIMIT_MINUTES: '10' });
-      await addReady(db, 1.5);
+      await addReady(db, offer({ pricePerHourUsd: 1.5 }));
       const startMs = Date.now();
       const guardAfter = async (minutes: number) => {
         const clock = { now: () => new Date(startMs + minutes * 60_000) };
@@ -588,10 +618,9 @@ describe('machines that together cost more than they may', () => {
   });
 });
 
-async function addReady(db: Kysely<Tables>, pricePerHourUsd: number): Promise<void> {
+async function addReady(db: Kysely<Tables>, chosen: Offer, now = new Date()): Promise<void> {
   const id = uuid();
-  const now = new Date();
-  const rental = intendedRental(id, offer({ pricePerHourUsd }));
+  const rental = intendedRental(id, chosen);
   await db
     .insertInto('instances')
     .values({ id, provider: 'vast', status: 'ready', rental_id: rental.id })

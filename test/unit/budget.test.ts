@@ -133,6 +133,14 @@ describe('a running total', () => {
     expect(judgeSpending(limits, spent(19.1), times)).toBe('end');
   });
 
+  it('counts what may have been downloaded, which is billed whatever ends', () => {
+    const now = at(5, 10);
+    const commitments = [commitment(now, 12, 1, 10)];
+    const spent = (spentTodayUsd: number) => position(now, { spentTodayUsd, commitments });
+    expect(judgeSpending(limits, spent(7.9), times)).toBe('none');
+    expect(judgeSpending(limits, spent(8.1), times)).toBe('drain');
+  });
+
   it('leaves the price of everything together to others', () => {
     const now = at(5, 10);
     const commitments = [commitment(now, 1, 4), commitment(now, 1, 4)];
