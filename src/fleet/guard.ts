@@ -4,7 +4,7 @@ import type { Config } from '../config.ts';
 import type { Queues } from '../database/queues.ts';
 import type { InstanceRow, Tables } from '../database/tables.ts';
 import { beginEnding } from '../instances/ending.ts';
-import { terminationReasons, type TerminationReason } from '../instances/instance.ts';
+import { terminationReasons, wantedReasons, type TerminationReason } from '../instances/instance.ts';
 import type { Clock } from '../support/clock.ts';
 import type { Logger } from '../support/log.ts';
 import { explainBreach, limitsOf, readPosition, type BudgetConfig } from './budget.ts';
@@ -62,16 +62,16 @@ async function endExpired(deps: GuardDeps): Promise<number> {
   const now = deps.clock.now();
   const expired = await deps.db
     .selectFrom('instances')
-    .select(['id', 'expires_at', 'pending_reason', 'pending_detail'])
+    .select(['id', 'expires_at', 'pending_reason as reason', 'pending_detail as detail'])
     .where('status', 'in', ['requested', 'provisioning', 'ready', 'draining'])
     .where('expires_at', '<=', now)
     .execute();
   let ended = 0;
-  for (const { id, expires_at: expiresAt, pending_reason: reason, pending_detail: detail } of expired) {
+  for (const { id, expires_at: expiresAt, reason, detail } of expired) {
     const overMs = now.getTime() - (expiresAt ?? now).getTime();
     const drain = overMs < deps.config.DRAIN_LIMIT_MINUTES * MINUTE_MS;
-    const why =
-      reason === 'limit_reached' ? { reason, detail } : { reason: 'lifetime_reached' as const, detail: null };
+    const isLifeTheReason = reason === null || wantedReasons.has(reason);
+    const why = isLifeTheReason ? { reason: 'lifetime_reached' as const, detail: null } : { reason, detail };
     if (await end(deps, id, { drain, ...why })) ended += 1;
   }
   return ended;

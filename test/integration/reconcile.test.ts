@@ -115,6 +115,16 @@ async function recordOfTheLate({ id }: Instance): Promise<Instance> {
   return record;
 }
 
+/** A job that never ends keeps an instance from ending by itself. */
+async function endlessJob(instanceId: string, machine: number): Promise<void> {
+  const comfy = vast.comfyOf(machine);
+  if (comfy === undefined) throw new Error('ComfyUI does not run.');
+  comfy.knobs.nodes = { EmptyImage: { durationMs: 60_000, returns: ['IMAGE'] } };
+  const json = { workflow: emptyImage, instanceId };
+  const { body } = await service.call<{ id: string }>('/jobs', { method: 'POST', json });
+  await service.until<{ status: string }>(`/jobs/${body.id}`, ({ status }) => status === 'running');
+}
+
 /** Waits until so many more reconciliations have looked at the list. */
 async function looks(count: number): Promise<void> {
   const wanted = vast.counters.calls.list + count;
@@ -455,19 +465,7 @@ describe('a record without a rental', () => {
       await start();
       const { id, rentals } = await readyInstance();
       if (status === 'draining') {
-        // A job that never ends keeps it from ending by itself.
-        const workflow = {
-          '1': { class_type: 'EmptyImage', inputs: { width: 64, height: 64, batch_size: 1, color: 1 } },
-          '2': { class_type: 'SaveImage', inputs: { images: ['1', 0], filename_prefix: 'x' } },
-        };
-        const comfy = vast.comfyOf(Number(rentals[0]?.providerInstanceId));
-        if (comfy !== undefined)
-          comfy.knobs.nodes = { EmptyImage: { durationMs: 60_000, returns: ['IMAGE'] } };
-        const { body } = await service.call<{ id: string }>('/jobs', {
-          method: 'POST',
-          json: { workflow, instanceId: id },
-        });
-        await service.until<{ status: string }>(`/jobs/${body.id}`, (job) => job.status === 'running');
+        await endlessJob(id, Number(rentals[0]?.providerInstanceId));
         await service.call(`/instances/${id}?drain=true`, { method: 'DELETE' });
       }
       const rental = vast.state.rentals.get(Number(rentals[0]?.providerInstanceId));
@@ -554,6 +552,17 @@ describe('what the host changes under a rental', () => {
       `/instances/${instance.id}`,
       ({ status }) => status === 'terminated',
     );
+    expect(ended.terminationReason).toBe('price_raised');
+  });
+
+  it('leaves jobs no longer than a limit would when it is the price, also where it drains already', async () => {
+    await start({ MAX_PRICE_PER_HOUR_USD: '1', DRAIN_LIMIT_MINUTES: '0.02' });
+    const { id, rentals } = await readyInstance();
+    const machine = Number(rentals[0]?.providerInstanceId);
+    await endlessJob(id, machine);
+    await service.call(`/instances/${id}?drain=true`, { method: 'DELETE' });
+    for (let raises = 0; raises < 5; raises += 1) vast.strike(machine, 'price-raised');
+    const ended = await service.until<Instance>(`/instances/${id}`, ({ status }) => status === 'terminated');
     expect(ended.terminationReason).toBe('price_raised');
   });
 

@@ -60,3 +60,17 @@ describe('a machine that was chosen a while ago', () => {
     expect(steps.vast.counters.calls.create).toBe(1);
   });
 });
+
+describe('a ready machine whose price is raised above what may be paid', () => {
+  it('is over its life, so that its jobs have no longer than those of one that has reached a limit', async () => {
+    steps = await createStepBench();
+    await steps.stepUntil('check');
+    const { rental } = await steps.state();
+    for (let raises = 0; raises < 5; raises += 1)
+      steps.vast.strike(Number(rental?.provider_instance_id), 'price-raised');
+    await steps.step();
+    const { instance } = await steps.state();
+    expect(instance).toMatchObject({ status: 'draining', pending_reason: 'price_raised' });
+    expect(instance.expires_at?.getTime()).toBeLessThanOrEqual(Date.now());
+  });
+});

@@ -85,8 +85,9 @@ async function checkRental(step: RentalStep): Promise<Told | 'decided'> {
     return 'decided';
   }
   const raise = raisedPrice(step, view);
-  if (raise !== null && step.instance.status === 'ready') {
-    await drainInstance(step, 'price_raised', raise);
+  if (raise !== null && (step.instance.status === 'ready' || !isLifeOver(step))) {
+    // Its jobs have no longer than those of one that has reached a limit.
+    await drainInstance(step, 'price_raised', raise, { expires_at: step.now });
     return 'decided';
   }
   if (endsSoon(step, view.endsAt) && step.instance.status === 'ready') {
@@ -112,6 +113,10 @@ async function followAddress(step: RentalStep, url: string | null): Promise<Rent
 
 function toldBy(step: Step, isProviderSilent = false): Told {
   return { step, isProviderSilent };
+}
+
+function isLifeOver({ instance: { expires_at: expiresAt }, now }: Step): boolean {
+  return expiresAt !== null && expiresAt <= now;
 }
 
 /** Whether the host lets the machine out for no longer than a job may take. */

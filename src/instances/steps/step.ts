@@ -139,10 +139,16 @@ export async function noteTrouble(
 }
 
 /** Takes no more jobs on a ready instance, and ends it after those that it has. */
-export async function drainInstance(step: Step, reason: TerminationReason, detail: string): Promise<void> {
+export async function drainInstance(
+  step: Step,
+  reason: TerminationReason,
+  detail: string,
+  further: InstanceUpdate = {},
+): Promise<void> {
   step.log.warn({ reason, detail }, 'the instance is drained');
   const message = `${terminationReasons[reason]} ${detail}`.trim();
-  await finish(step, { status: 'draining', pending_reason: reason, pending_detail: detail, message }, 0);
+  const update = { status: 'draining', pending_reason: reason, pending_detail: detail, message } as const;
+  await finish(step, { ...update, ...further }, 0);
 }
 
 /** How long the current phase has lasted, in milliseconds. */
