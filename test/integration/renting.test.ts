@@ -74,3 +74,25 @@ describe('a ready machine whose price is raised above what may be paid', () => {
     expect(instance.expires_at?.getTime()).toBeLessThanOrEqual(Date.now());
   });
 });
+
+describe('without a key, after one had been there,', () => {
+  it('a machine that answers is watched and kept, and nothing is searched for', async () => {
+    steps = await createStepBench();
+    const second = await steps.request();
+    await steps.stepUntil('check');
+    await steps.stepUntil('search', second);
+    const { db } = steps.database;
+    await db.updateTable('rentals').set({ heartbeat_at: null }).execute();
+    const keyless = { ...steps.replica, provider: null };
+    await steps.step(keyless);
+    await steps.step(keyless, undefined, second);
+    const { instance, rental } = await steps.state();
+    expect(instance).toMatchObject({ status: 'ready', unreachable_since: null, failing_since: null });
+    expect(rental?.heartbeat_at).toBeInstanceOf(Date);
+    expect((await steps.state(second)).instance).toMatchObject({
+      status: 'terminating',
+      pending_reason: 'provider_refused_key',
+      pending_detail: expect.stringContaining('VASTAI_API_KEY is not set'),
+    });
+  });
+});

@@ -10,7 +10,7 @@ import type { Budget, Terms } from '../budget.ts';
 import { fatalSilenceSince } from '../dead-man.ts';
 import { terminationReasons, type TerminationReason, type Trouble } from '../instance.ts';
 import { isMachineFault, noteFailure } from '../machines.ts';
-import type { Provider } from '../provider.ts';
+import { ProviderError, type Provider } from '../provider.ts';
 import type { Requirements } from '../requirements.ts';
 import { leavePhases, updateOwned, wakeInstance, type InstanceUpdate } from '../records.ts';
 import type { Sessions } from '../sessions.ts';
@@ -156,10 +156,10 @@ export function phaseAgeMs(step: Step): number {
   return step.now.getTime() - (step.instance.phase_started_at ?? step.now).getTime();
 }
 
-/** The provider, or a rejection that says what is missing. */
+/** The provider, or the error of a refused key: without any, a machine is no worse off. */
 export function needProvider(step: Step): Provider {
   if (step.deps.provider === null)
-    throw new Error('VASTAI_API_KEY is not set, so the provider cannot be asked.');
+    throw new ProviderError('unauthorized', 'VASTAI_API_KEY is not set, so the provider cannot be asked.');
   return step.deps.provider;
 }
 
