@@ -2,6 +2,7 @@
 import { willFit } from '../jobs/matching.ts';
 import type { Demand, FleetInstance, FleetPlan, FleetSettings, FleetState, Rent } from './fleet-state.ts';
 import { losersOf, oneOfEachRace } from './race.ts';
+import { isOver } from '../support/clock.ts';
 import { retryAt } from './setbacks.ts';
 
 /** The demand of jobs without requirements, and of the instances that FLEET_MIN keeps. */
@@ -181,9 +182,13 @@ function obstacleFor(
   if (room <= 0) return `The fleet rents no more: FLEET_MAX (${maxInstances}) is reached.`;
   const [latest] = setbacks
     .filter((setback) => setback.wish === null || setback.wish === wish)
-    .toSorted((a, b) => retryAt(b, retryMs).getTime() - retryAt(a, retryMs).getTime());
-  if (latest === undefined || retryAt(latest, retryMs) <= now) return null;
-  const time = retryAt(latest, retryMs).toISOString().slice(11, 19);
+    .flatMap((setback) => {
+      const at = retryAt(setback, retryMs, now);
+      return at === null ? [] : [{ ...setback, at }];
+    })
+    .toSorted((a, b) => b.at.getTime() - a.at.getTime());
+  if (latest === undefined) return null;
+  const time = latest.at.toISOString().slice(11, 19);
   const times = latest.tries === 1 ? 'The last machine' : `The last ${latest.tries} machines`;
   return `${times} rented for it never got ready. ${latest.text} The fleet tries again at ${time} UTC.`;
 }
@@ -195,7 +200,7 @@ function idleOf(
   now: Date,
 ): FleetInstance[] {
   return standing
-    .filter((instance) => !used.has(instance) && isIdle(instance) && idleUntil(instance) <= now.getTime())
+    .filter((instance) => !used.has(instance) && isIdle(instance) && idleUntil(instance, now) === null)
     .toSorted((a, b) => (a.idleSince?.getTime() ?? 0) - (b.idleSince?.getTime() ?? 0));
 }
 
@@ -220,15 +225,16 @@ function isIdle({ state, rented, busyJobs, pinnedJobs }: FleetInstance): boolean
   return state === 'ready' && rented && busyJobs === 0 && pinnedJobs === 0;
 }
 
-function idleUntil({ idleSince, idleLimitMs }: FleetInstance): number {
-  if (idleSince === null || idleLimitMs === null) return Number.POSITIVE_INFINITY;
-  return idleSince.getTime() + idleLimitMs;
+/** In milliseconds since 1970; infinite where it may be so for ever, null when its time is over. */
+function idleUntil({ idleSince, idleLimitMs }: FleetInstance, now: Date): number | null {
+  if (idleSince === null || idleLimitMs === null) return Infinity;
+  return isOver(idleSince, idleLimitMs, now) ? null : idleSince.getTime() + idleLimitMs;
 }
 
 function nextMoment({ instances, setbacks }: FleetState, { retryMs }: FleetSettings, now: Date): Date | null {
   const moments = [
-    ...instances.filter(isIdle).map(idleUntil),
-    ...setbacks.map((setback) => retryAt(setback, retryMs).getTime()),
-  ].filter((moment) => moment > now.getTime() && Number.isFinite(moment));
+    ...instances.filter(isIdle).map((instance) => idleUntil(instance, now) ?? Infinity),
+    ...setbacks.map((setback) => retryAt(setback, retryMs, now)?.getTime() ?? Infinity),
+  ].filter(Number.isFinite);
   return moments.length === 0 ? null : new Date(Math.min(...moments));
 }

@@ -1,5 +1,6 @@
 // Instances of the fleet that never got ready: how often in a row, and when the fleet may try again.
 import { terminationReasons, wantedReasons, type TerminationReason } from '../instances/instance.ts';
+import { isOver } from '../support/clock.ts';
 
 /** An instance of the fleet that got ready or ended. */
 export interface Outcome {
@@ -44,9 +45,10 @@ export function setbacksOf(outcomes: readonly Outcome[]): Setback[] {
   ];
 }
 
-/** When the fleet may try again: the first wait is `retryMs`, and doubles with each further setback. */
-export function retryAt({ lastAt, tries }: Setback, retryMs: number): Date {
-  return new Date(lastAt.getTime() + Math.min(RETRY_CAP_MS, retryMs * 2 ** Math.min(30, tries - 1)));
+/** When the fleet may try again; null when it may now. The first wait is `retryMs`, and doubles with each further setback. */
+export function retryAt({ lastAt, tries }: Setback, retryMs: number, now: Date): Date | null {
+  const waitMs = Math.min(RETRY_CAP_MS, retryMs * 2 ** Math.min(30, tries - 1));
+  return isOver(lastAt, waitMs, now) ? null : new Date(lastAt.getTime() + waitMs);
 }
 
 function isOfAccount({ wasReady, reason }: Outcome): boolean {

@@ -14,3 +14,15 @@ export function isFresh(at: Date, limitMs: number, now: Date): boolean {
   const ageMs = now.getTime() - at.getTime();
   return ageMs >= 0 && ageMs < limitMs;
 }
+
+/** The clocks of replicas differ by less. */
+const SKEW_MS = 60_000;
+
+/**
+ * Whether a time that began at `since` is over. Also where it began so far in the future that a clock was set back since: nobody knows
+ * how long ago that was, and to wait for it would take as much longer.
+ */
+export function isOver(since: Date, limitMs: number, now: Date): boolean {
+  const lastedMs = now.getTime() - since.getTime();
+  return lastedMs >= limitMs || lastedMs < -SKEW_MS;
+}

@@ -189,6 +189,12 @@ describe('after instances that were never ready, renting', () => {
     expect(setbacksOf([failed(0, { reason: 'lost_race' }), failed(0, { reason: 'requested' })])).toEqual([]);
   });
 
+  it('are over when they lie in a future that only a clock knew that was set back since', () => {
+    expect(tried(failed(-60 * MINUTE)).rent).toHaveLength(2);
+    // The clocks of replicas differ.
+    expect(tried(failed(-1000)).rent).toMatchObject([{ wish: 'l' }]);
+  });
+
   it('waits for every demand when the account was the reason', () => {
     const { rent, notes } = tried(failed(1000, { reason: 'insufficient_credit' }));
     expect(rent).toEqual([]);
@@ -215,6 +221,13 @@ describe('letting go', () => {
     const { drain, nextLookAt } = plan({ instances: [...over, idle(14)] });
     expect(new Set(drain)).toEqual(new Set(over));
     expect(nextLookAt).toEqual(new Date(now.getTime() + MINUTE));
+  });
+
+  it('drains what has had nothing to do since a future that only a clock knew that was set back since', () => {
+    const over = idle(-60);
+    const { drain, nextLookAt } = plan({ instances: [over, idle(-0.01)] });
+    expect(drain).toEqual([over]);
+    expect(nextLookAt?.getTime()).toBeLessThan(now.getTime() + 16 * MINUTE);
   });
 
   it('spares what works, is wanted, is about to get a job, never ends, or is not rented', () => {
