@@ -19,6 +19,7 @@ import * as machineFacts from './migrations/011-machine-facts.ts';
 import * as collecting from './migrations/012-collecting.ts';
 import * as staticUrls from './migrations/013-static-urls.ts';
 import * as failingSteps from './migrations/014-failing-steps.ts';
+import * as lastFailures from './migrations/015-last-failures.ts';
 import { missingRights, reach } from './reach.ts';
 
 /** Every migration, by name, in order. A list rather than a folder that is read, so that it is the same in a build. */
@@ -37,6 +38,7 @@ export const migrations: Record<string, Migration> = {
   '012-collecting': collecting,
   '013-static-urls': staticUrls,
   '014-failing-steps': failingSteps,
+  '015-last-failures': lastFailures,
 };
 
 /** PostgreSQL's `undefined_table`. */

@@ -152,6 +152,7 @@ interface InstancesTable {
   next_step_at: Optional<Date>;
   /** Since when no step has come to its end, for reasons other than the provider's; null once one does. */
   failing_since: Optional<Date>;
+  failed_at: Optional<Date>;
   api_key: Optional<string>;
   /** The demand that the fleet rented it for; null when somebody asked for it. */
   wish: Optional<string>;

@@ -3,6 +3,7 @@ import { messageOf } from '../errors.ts';
 import type { HandlerContext, QueueMessages } from '../database/queues.ts';
 import type { InstanceRow, RentalRow } from '../database/tables.ts';
 import { backoffMs } from '../support/backoff.ts';
+import { isOver } from '../support/clock.ts';
 import type { TerminationReason } from './instance.ts';
 import { ProviderError, type ProviderErrorKind } from './provider.ts';
 import { enterPhase, loadState, updateOwned } from './records.ts';
@@ -42,6 +43,8 @@ export type StepName =
 
 /** So long an instance may go without a step that comes to its end: half of what the dead-man switch waits by default. */
 const FAILING_LIMIT_MS = 15 * 60_000;
+/** Between two failures further apart nobody tried: the service or its database was not there. */
+const FAILURES_APART_MS = 5 * 60_000;
 
 /** Answers to a search that come again however often it is repeated, before anything was rented. */
 const HOPELESS_SEARCHES: Partial<Record<ProviderErrorKind, TerminationReason>> = {
@@ -143,14 +146,20 @@ async function givenUpForFailing(step: Step, name: StepName): Promise<boolean> {
   const { deps, instance, signal, log } = step;
   if (signal.aborted || instance.provider === 'static' || instance.status === 'terminating') return false;
   const now = deps.clock.now();
-  const since = instance.failing_since ?? now;
-  const isOurs = await updateOwned(deps.db, instance, { failing_since: since });
+  const since = failingSince(instance, now);
+  const isOurs = await updateOwned(deps.db, instance, { failing_since: since, failed_at: now });
   const lastedMs = now.getTime() - since.getTime();
   if (!isOurs || lastedMs < FAILING_LIMIT_MS) return false;
   log.error({ lastedMs }, 'an instance is ended because its steps fail');
   const minutes = Math.round(lastedMs / 60_000);
   await endInstance(step, 'step_failed', `Its step "${name}" has failed for ${minutes} minutes.`);
   return true;
+}
+
+/** Since when steps have failed one after the other. */
+function failingSince({ failing_since: since, failed_at: last }: InstanceRow, now: Date): Date {
+  if (since === null || last === null) return now;
+  return isOver(last, FAILURES_APART_MS, now) ? now : since;
 }
 
 /** A phase has its limit also while the provider cannot be asked. */

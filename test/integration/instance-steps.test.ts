@@ -1,4 +1,4 @@
-// Renting, step by step: what was meant to be rented is not rented any more when time, money or the caller stand against it.
+// Instances, step by step by hand: what happens between two steps, to time, money, the key or the caller, counts in the next.
 import { afterEach, describe, expect, it } from 'vitest';
 import { loadConfig } from '../../src/config.ts';
 import { createBudget } from '../../src/fleet/budget.ts';
@@ -94,5 +94,26 @@ describe('without a key, after one had been there,', () => {
       pending_reason: 'provider_refused_key',
       pending_detail: expect.stringContaining('VASTAI_API_KEY is not set'),
     });
+  });
+});
+
+describe('an instance whose steps fail for a reason that nobody foresaw', () => {
+  it('is ended when they do so for long, and not when they have failed before and after an outage', async () => {
+    steps = await createStepBench();
+    await steps.stepUntil('check');
+    const provider: Provider = {
+      ...steps.provider,
+      describe: () => Promise.reject(new Error('This is not foreseen.')),
+    };
+    const begun = Date.now();
+    const statusAfter = async (minutes: number) => {
+      const clock = { now: () => new Date(begun + minutes * 60_000) };
+      await steps.step({ ...steps.replica, provider, clock }).catch(() => {});
+      return (await steps.state()).instance.status;
+    };
+    expect(await statusAfter(0)).toBe('ready');
+    expect(await statusAfter(16)).toBe('ready');
+    for (const minutes of [19, 22, 25, 28]) expect(await statusAfter(minutes)).toBe('ready');
+    expect(await statusAfter(31)).toBe('terminating');
   });
 });
