@@ -19,6 +19,8 @@ import { sweepDeliveries } from './webhooks/sweep.ts';
 const INSTANCE_HANDS = 8;
 /** They wait for their turn at the provider most of the time, and those that ask alike wait for the same answer. */
 const SEARCH_HANDS = 32;
+/** They wait for their turn and their answer, which may take a minute each. */
+const RENT_HANDS = 16;
 /**
  * More than there can be jobs on slots, which are what bounds them: a job that was placed and waited for a hand would do so at the cost
  * of its time limit, on an instance that waits for it. Each takes little, as it waits for ComfyUI most of the time.
@@ -52,6 +54,7 @@ export async function startWork({
     stepInstance(instances, message, context),
   );
   await queues.work('search', SEARCH_HANDS, (message, context) => stepInstance(instances, message, context));
+  await queues.work('rent', RENT_HANDS, (message, context) => stepInstance(instances, message, context));
   queues.loop('dispatch', async () => {
     await dispatch(runs);
     // Whatever changes what jobs wait for wakes the dispatch of every replica, and after it its fleet.

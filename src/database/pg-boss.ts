@@ -38,6 +38,7 @@ interface QueueSettings<M> {
 const settings: { [Q in QueueName]: QueueSettings<QueueMessages[Q]> } = {
   instance: { key: ({ instanceId }) => instanceId },
   search: { key: ({ instanceId }) => instanceId },
+  rent: { key: ({ instanceId }) => instanceId },
   run: { key: ({ attemptId }) => attemptId },
   deliver: { key: ({ lane }) => lane },
   sweep: { merges: true },

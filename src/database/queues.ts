@@ -8,6 +8,8 @@ export interface QueueMessages {
   instance: { instanceId: string; wake: number };
   /** A step that looks for an offer: it may wait for minutes until the provider can be asked, and keeps no other step waiting. */
   search: { instanceId: string; wake: number };
+  /** A step that rents, or looks for what it may have rented: it may wait for its turn, and for its answer, as long. */
+  rent: { instanceId: string; wake: number };
   /** One attempt of one job on one slot. Active once at a time for each attempt; comes back after a crash. */
   run: { jobId: string; attemptId: string; instanceId: string; slot: number };
   /**
@@ -33,6 +35,7 @@ export type QueueName = keyof QueueMessages;
 export const queueNames = [
   'instance',
   'search',
+  'rent',
   'run',
   'sweep',
   'money',

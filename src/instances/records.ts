@@ -43,11 +43,33 @@ export async function wakeInstance(
     .set((eb) => ({ wake: eb('wake', '+', 1), next_step_at: new Date(now.getTime() + afterMs) }))
     .where('id', '=', instanceId)
     .where('status', '<>', 'terminated')
-    .returning(['wake', 'status', 'phase'])
+    .returning((eb) => [
+      'wake',
+      'status',
+      'phase',
+      eb
+        .selectFrom('rentals')
+        .select('rentals.status')
+        .whereRef('rentals.id', '=', 'instances.rental_id')
+        .as('rentalStatus'),
+    ])
     .executeTakeFirst();
   if (row === undefined) return;
-  const queue = row.status === 'provisioning' && row.phase === 'searching' ? 'search' : 'instance';
-  await queues.send(trx, queue, { instanceId, wake: row.wake }, afterMs > 0 ? { afterMs } : {});
+  const options = afterMs > 0 ? { afterMs } : {};
+  await queues.send(trx, queueFor(row), { instanceId, wake: row.wake }, options);
+}
+
+/**
+ * Steps that may wait long for the provider keep no others waiting, least of all those that destroy. Who ends an instance that is just
+ * being rented waits for that in the same queue, where its steps are one at a time.
+ */
+function queueFor({ status, phase, rentalStatus }: Woken): 'search' | 'rent' | 'instance' {
+  if (rentalStatus === 'intended' || rentalStatus === 'creating') return 'rent';
+  return status === 'provisioning' && phase === 'searching' ? 'search' : 'instance';
+}
+
+interface Woken extends Pick<InstanceRow, 'status' | 'phase'> {
+  rentalStatus: RentalRow['status'] | null;
 }
 
 /** What an instance shows of the machine that was rented for it. */

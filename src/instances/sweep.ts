@@ -24,7 +24,9 @@ export async function sweepInstances(db: Kysely<Tables>, queues: Queues): Promis
       .forNoKeyUpdate()
       .skipLocked()
       .execute();
-    const lost = await queues.missing(trx, 'search', await queues.missing(trx, 'instance', late));
+    let lost = late;
+    for (const queue of ['instance', 'search', 'rent'] as const)
+      lost = await queues.missing(trx, queue, lost);
     for (const { instanceId } of lost) await wakeInstance(trx, queues, instanceId);
     return lost.length;
   });

@@ -7,11 +7,14 @@ import { wakeInstance } from '../../src/instances/records.ts';
 import { sweepInstances } from '../../src/instances/sweep.ts';
 import { collector } from '../support/collector.ts';
 import { createTestDatabase } from '../support/database.ts';
+import { offer } from '../support/offers.ts';
+import { intendedRental } from '../support/rentals.ts';
 
 const HOUR_MS = 3_600_000;
 
 test.each([
   ['search', 'searching'],
+  ['rent', 'renting'],
   ['instance', 'loading'],
 ] as const)(
   'a late step of the queue %s is left alone while its message waits or is worked on, and woken when it got lost',
@@ -21,10 +24,12 @@ test.each([
     const { db, queues } = database;
     await queues.start();
     const id = uuid();
+    const rental = intendedRental(id, offer());
     await db
       .insertInto('instances')
-      .values({ id, provider: 'vast', status: 'provisioning', phase })
+      .values({ id, provider: 'vast', status: 'provisioning', phase, rental_id: rental.id })
       .execute();
+    if (phase === 'renting') await db.insertInto('rentals').values(rental).execute();
     await db.transaction().execute((trx) => wakeInstance(trx, queues, id));
     await db
       .updateTable('instances')

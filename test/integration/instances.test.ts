@@ -228,23 +228,29 @@ describe('renting an instance', () => {
     expect(vast.liveRentals()).toHaveLength(0);
   });
 
-  it('keeps no machine from being destroyed while many instances wait for an answer to their search', async () => {
-    await start({ creditUsd: 1000 }, roomy);
-    const { id } = await rent();
-    await service.until<Instance>(`/instances/${id}`, settled);
-    vast.knobs.faultChances.search = [{ fault: 'hang', chance: 1 }];
-    const others = await Promise.all(Array.from({ length: 10 }, () => rent()));
-    await Promise.all(
-      others
-        .slice(0, 8)
-        .map((other) =>
-          service.until<Instance>(`/instances/${other.id}`, ({ phase }) => phase === 'searching'),
-        ),
-    );
-    await service.call(`/instances/${id}`, { method: 'DELETE' });
-    await service.until<Instance>(`/instances/${id}`, ({ status }) => status === 'terminated', 10_000);
-    expect(vast.liveRentals()).toHaveLength(0);
-  });
+  it.each([
+    ['search', 'searching'],
+    ['create', 'renting'],
+  ] as const)(
+    'keeps no machine from being destroyed while many instances wait for an answer to their %s',
+    async (call, wanted) => {
+      await start({ creditUsd: 1000 }, roomy);
+      const { id } = await rent();
+      await service.until<Instance>(`/instances/${id}`, settled);
+      vast.knobs.faultChances[call] = [{ fault: 'hang', chance: 1 }];
+      const others = await Promise.all(Array.from({ length: 10 }, () => rent()));
+      await Promise.all(
+        others
+          .slice(0, 8)
+          .map((other) => service.until<Instance>(`/instances/${other.id}`, ({ phase }) => phase === wanted)),
+      );
+      await service.call(`/instances/${id}`, { method: 'DELETE' });
+      await service.until<Instance>(`/instances/${id}`, ({ status }) => status === 'terminated', 10_000);
+      expect(vast.liveRentals()).toHaveLength(0);
+      // The service would wait for what hangs.
+      await vast.stop();
+    },
+  );
 
   it('gives instances that search at the same time a machine each at the first try', async () => {
     await start({ creditUsd: 1000 }, roomy);
