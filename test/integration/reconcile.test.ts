@@ -147,6 +147,16 @@ describe('a rental with our label and no record', () => {
     expect(ended.costUsd).toBeGreaterThan(0);
   });
 
+  it('keeps money from nobody but for the time in which it may not be destroyed yet', async () => {
+    await start({ MAX_SPEND_PER_DAY_USD: 'none', MAX_SPEND_PER_MONTH_USD: '20' });
+    const { id } = await readyInstance();
+    vast.knobs.faultChances.destroy = [{ fault: '503', chance: 1 }];
+    await forget(id);
+    await service.until<Instance>(`/instances/${id}`, ({ status }) => status === 'terminating');
+    const { status } = await service.call('/instances', { method: 'POST', json: { maxLifetimeHours: 1 } });
+    expect(status).toBe(202);
+  });
+
   it('is left alone within its grace', async () => {
     await start({ ORPHAN_GRACE_SECONDS: '60' });
     const { id } = await readyInstance();
