@@ -2,6 +2,7 @@
 import type { Transaction } from 'kysely';
 import type { Executor } from '../database/queues.ts';
 import type { Tables } from '../database/tables.ts';
+import { isOver } from '../support/clock.ts';
 import { listAccount, type AccountRental } from './account.ts';
 import {
   closedRecordOf,
@@ -43,7 +44,7 @@ export async function reconcile(deps: InstanceDeps, signal: AbortSignal): Promis
   };
   const graceMs = config.ORPHAN_GRACE_SECONDS * 1000;
   for (const orphan of orphans) {
-    if (clock.now().getTime() - orphan.firstSeenAt.getTime() < graceMs) continue;
+    if (!isOver(orphan.firstSeenAt, graceMs, clock.now())) continue;
     const done = await bringBack(deps, orphan);
     if (done !== 'left') result[done] += 1;
   }

@@ -1,6 +1,6 @@
 // The rentals of the account against the records: what nobody accounts for is found, and nothing else is ever touched.
 import { randomUUID } from 'node:crypto';
-import { afterAll, afterEach, beforeAll, describe, expect, it } from 'vitest';
+import { afterAll, afterEach, beforeAll, describe, expect, it, onTestFinished } from 'vitest';
 import { loadConfig } from '../../src/config.ts';
 import type { Database } from '../../src/database/database.ts';
 import { createBudget } from '../../src/fleet/budget.ts';
@@ -12,6 +12,7 @@ import { createVastProvider } from '../../src/vast/provider.ts';
 import { startVastDouble, type VastDouble } from '../doubles/vast/index.ts';
 import { instantPhases } from '../doubles/vast/knobs.ts';
 import { startTestService, type TestService } from '../support/service.ts';
+import { createStepBench } from '../support/steps.ts';
 import { emptyImage } from '../support/workflows.ts';
 
 interface Instance {
@@ -338,6 +339,18 @@ describe('a rental with our label and no record', () => {
     );
     expect(vast.liveRentals()).toHaveLength(0);
   });
+});
+
+it('no clock that is set back keeps an orphan for longer than its grace', async () => {
+  const steps = await createStepBench({ env: { ORPHAN_GRACE_SECONDS: '60' } });
+  onTestFinished(() => steps.stop());
+  steps.vast.addForeignRental(labelled(randomUUID()));
+  const lookAt = async (hours: number) => {
+    const clockThen = { now: () => new Date(Date.now() + hours * 3_600_000) };
+    return reconcile({ ...steps.replica, clock: clockThen }, new AbortController().signal);
+  };
+  expect(await lookAt(1)).toMatchObject({ orphans: 1, destroyed: 0 });
+  expect(await lookAt(0)).toMatchObject({ orphans: 1, destroyed: 1 });
 });
 
 describe('replicas that reconcile at the same moment', () => {
