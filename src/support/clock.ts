@@ -26,3 +26,8 @@ export function isOver(since: Date, limitMs: number, now: Date): boolean {
   const lastedMs = now.getTime() - since.getTime();
   return lastedMs >= limitMs || lastedMs < -SKEW_MS;
 }
+
+/** When something began that lasts: as noted, or now. What was noted of the future, before a clock was set back, begins anew. */
+export function begunAt(noted: Date | null, now: Date): Date {
+  return noted === null || noted > now ? now : noted;
+}

@@ -117,3 +117,50 @@ describe('an instance whose steps fail for a reason that nobody foresaw', () => 
     expect(await statusAfter(31)).toBe('terminating');
   });
 });
+
+describe('a clock that is set back', () => {
+  const stepAt = (seconds: number) => {
+    const clock = { now: () => new Date(begun + seconds * 1000) };
+    return steps.step({ ...steps.replica, clock });
+  };
+  let begun = 0;
+
+  it('does not prolong the time that a machine may be silent', async () => {
+    steps = await createStepBench({ env: { UNREACHABLE_TIMEOUT_SECONDS: '60' } });
+    await steps.stepUntil('check');
+    begun = Date.now();
+    steps.vast.strike(Number((await steps.state()).rental?.provider_instance_id), 'comfyui-gone');
+    await stepAt(3600);
+    await stepAt(0);
+    expect((await steps.state()).instance.status).toBe('ready');
+    await stepAt(61);
+    expect((await steps.state()).instance.status).toBe('terminating');
+  });
+
+  it('does not prolong the time in which a rental is looked for', async () => {
+    steps = await createStepBench({ env: { RENT_SETTLE_SECONDS: '60' } });
+    steps.vast.knobs.faults.create.push('503');
+    await steps.stepUntil('settle');
+    begun = Date.now();
+    await stepAt(3600);
+    await stepAt(0);
+    expect((await steps.state()).rental?.status).toBe('creating');
+    await stepAt(61);
+    expect((await steps.state()).rental?.status).toBe('gone');
+  });
+
+  it('does not prolong the time that a machine may be shown by no view', async () => {
+    steps = await createStepBench({ env: { RENT_SETTLE_SECONDS: '60' } });
+    await steps.stepUntil('check');
+    begun = Date.now();
+    steps.vast.knobs.faultChances = {
+      show: [{ fault: 'null-instance', chance: 1 }],
+      list: [{ fault: 'empty-list', chance: 1 }],
+    };
+    await stepAt(3600);
+    await stepAt(0);
+    expect((await steps.state()).instance.status).toBe('ready');
+    await stepAt(61);
+    expect((await steps.state()).instance.status).toBe('terminating');
+  });
+});

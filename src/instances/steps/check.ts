@@ -4,6 +4,7 @@ import { ComfyError } from '../../comfyui/errors.ts';
 import { openLink, type Link } from '../../comfyui/link.ts';
 import { probe, probeWithoutCredentials, type Probe } from '../../comfyui/probe.ts';
 import { messageOf } from '../../errors.ts';
+import { begunAt } from '../../support/clock.ts';
 import type { TerminationReason } from '../instance.ts';
 import { ProviderError } from '../provider.ts';
 import { stillOwned, type InstanceUpdate } from '../records.ts';
@@ -171,7 +172,7 @@ async function noteSilence(
   const { deps, instance, now } = step;
   const { everyMs, isProviderSilent } = manner;
   // The look itself may have waited for long.
-  const since = isProviderSilent ? deps.clock.now() : (instance.unreachable_since ?? now);
+  const since = isProviderSilent ? deps.clock.now() : begunAt(instance.unreachable_since, now);
   const lasted = now.getTime() - since.getTime();
   if (instance.provider !== 'static' && lasted >= deps.config.UNREACHABLE_TIMEOUT_SECONDS * 1000)
     return endInstance(step, reason, detail);

@@ -1,5 +1,6 @@
 // Renting: asks the provider once, and settles by label what became of it when the answer is lost.
 import { messageOf } from '../../errors.ts';
+import { begunAt } from '../../support/clock.ts';
 import type { TerminationReason } from '../instance.ts';
 import { deadManOf } from '../dead-man.ts';
 import { ProviderError } from '../provider.ts';
@@ -50,7 +51,7 @@ export async function settle(step: RentalStep): Promise<void> {
   if (match !== undefined) return confirm(step, match.providerInstanceId);
 
   // From the first look on, not from the call: the call may have waited for its turn before it left.
-  const since = rental.trouble === 'absent' && rental.trouble_since !== null ? rental.trouble_since : now;
+  const since = begunAt(rental.trouble === 'absent' ? rental.trouble_since : null, now);
   if (now.getTime() - since.getTime() < deps.config.RENT_SETTLE_SECONDS * 1000) {
     return lookAgain(
       step,

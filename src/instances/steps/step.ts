@@ -5,7 +5,7 @@ import type { Config } from '../../config.ts';
 import type { Queues } from '../../database/queues.ts';
 import type { InstanceRow, RentalRow, Tables } from '../../database/tables.ts';
 import { closeSlots } from '../../jobs/placement.ts';
-import type { Clock } from '../../support/clock.ts';
+import { begunAt, type Clock } from '../../support/clock.ts';
 import type { Budget, Terms } from '../budget.ts';
 import { fatalSilenceSince } from '../dead-man.ts';
 import { terminationReasons, type TerminationReason, type Trouble } from '../instance.ts';
@@ -123,7 +123,7 @@ export async function noteTrouble(
   detail: string,
 ): Promise<void> {
   const { rental, now, deps } = step;
-  const since = rental.trouble === trouble && rental.trouble_since !== null ? rental.trouble_since : now;
+  const since = begunAt(rental.trouble === trouble ? rental.trouble_since : null, now);
   if (now.getTime() - since.getTime() >= troubleLimitMs(trouble, deps.config)) {
     if (step.instance.status !== 'provisioning') return endInstance(step, reason, detail);
     return failRental(step, reason, detail);
