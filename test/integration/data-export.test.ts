@@ -14,7 +14,7 @@ import { labelPrefix } from '../../src/instances/label.ts';
 import { exportData, importData } from '../../src/database/transfer.ts';
 import { bareEnvironment } from '../support/child.ts';
 import { createTestDatabase, openDatabase } from '../support/database.ts';
-import { newDataFolder, startEmbedded } from '../support/embedded.ts';
+import { newDataFolder, startEmbedded, usedDataFolder } from '../support/embedded.ts';
 
 const log = pino({ level: 'silent' });
 const move = { kind: 'move', label: null, log } as const;
@@ -177,7 +177,7 @@ test('an import refuses a database that is in use, and what is not a whole expor
 });
 
 test('the commands move the database of a running service to another server', async () => {
-  const folder = await newDataFolder();
+  const folder = await usedDataFolder();
   const file = join(folder, 'export.gz');
   const source = await startEmbedded(folder);
   await fill(source);

@@ -4,36 +4,16 @@ import { createServer, type Socket } from 'node:net';
 import { join } from 'node:path';
 import { promisify } from 'node:util';
 import { sql } from 'kysely';
-import { afterAll, beforeAll, expect, onTestFinished, test } from 'vitest';
+import { expect, onTestFinished, test } from 'vitest';
 import type { Database } from '../../src/database/database.ts';
 import { chooseAccount } from '../../src/database/embedded-binaries.ts';
 import { serverProcess } from '../../src/database/embedded-process.ts';
 import type { Child } from '../support/child.ts';
 import { collector } from '../support/collector.ts';
-import {
-  newDataFolder,
-  openEmbedded,
-  passableFolder,
-  startEmbedded,
-  startService,
-} from '../support/embedded.ts';
+import { newDataFolder, startEmbedded, startService, usedDataFolder } from '../support/embedded.ts';
 import { fatal } from '../support/postgres-wire.ts';
 
 const asRoot = process.getuid?.() === 0;
-
-/** A folder with a database that a service has used before. */
-let used = '';
-beforeAll(async () => {
-  used = await passableFolder();
-  await (await openEmbedded(used)).stop();
-});
-afterAll(() => rm(used, { recursive: true }));
-
-async function usedFolder(name = ''): Promise<string> {
-  const folder = await newDataFolder(name);
-  await promisify(execFile)('cp', ['-a', join(used, 'postgres'), folder]);
-  return folder;
-}
 
 async function serverPid(folder: string): Promise<number> {
   return Number.parseInt(await readFile(join(folder, 'postgres', 'postmaster.pid'), 'utf8'), 10);
@@ -74,7 +54,7 @@ test('a new folder becomes a private, durable database that stops with the servi
 });
 
 test('the server of a killed service is adopted, and no committed write is lost', async () => {
-  const folder = await usedFolder();
+  const folder = await usedDataFolder();
   const service = startService('write', folder);
   await service.says(/^committed \d+-99$/);
   const pid = await serverPid(folder);
@@ -86,7 +66,7 @@ test('the server of a killed service is adopted, and no committed write is lost'
 });
 
 test('after a kill of service and server, whose number now is another process, no committed write is lost', async () => {
-  const folder = await usedFolder();
+  const folder = await usedDataFolder();
   const service = startService('write', folder);
   await service.says(/^committed \d+-99$/);
   await killServer(folder);
@@ -104,7 +84,7 @@ test('after a kill of service and server, whose number now is another process, n
 });
 
 test('a second service on the folder is refused, and says who has it', async () => {
-  const folder = await usedFolder();
+  const folder = await usedDataFolder();
   const first = await startEmbedded(folder);
   await expect(startEmbedded(folder)).rejects.toThrow(
     `Another service (comfyfleet ${process.pid}) uses the data folder`,
@@ -113,7 +93,7 @@ test('a second service on the folder is refused, and says who has it', async () 
 });
 
 test('a service that starts while another one stops gets the folder from it', async () => {
-  const folder = await usedFolder();
+  const folder = await usedDataFolder();
   for (let round = 0; round < 3; round++) {
     const old = await startEmbedded(folder);
     const stopped = old.stop();
@@ -125,7 +105,7 @@ test('a service that starts while another one stops gets the folder from it', as
 });
 
 test('a server that starts or stops is waited for, although its process cannot be seen', async () => {
-  const folder = await usedFolder();
+  const folder = await usedDataFolder();
   const { add, reach } = collector<Socket>();
   const other = createServer((socket) => {
     socket.on('error', () => undefined);
@@ -155,7 +135,7 @@ test('of two services that start at once on a new folder, one gets it, also wher
 });
 
 test('a server that dies under its service is started again, and listeners and queues go on', async () => {
-  const folder = await usedFolder();
+  const folder = await usedDataFolder();
   const database = await startEmbedded(folder);
   const worked = Promise.withResolvers<number>();
   await database.queues.start();
@@ -179,7 +159,7 @@ test('a server that dies under its service is started again, and listeners and q
 });
 
 test('a data folder with a long path gets its socket elsewhere', async () => {
-  const folder = await usedFolder('long-'.repeat(30));
+  const folder = await usedDataFolder('long-'.repeat(30));
   const database = await startEmbedded(folder);
   await database.check();
   const { rows } = await sql<{
@@ -211,14 +191,14 @@ test.runIf(asRoot)('a folder that the unprivileged server may not pass is named'
 });
 
 test('a server that does not start says why, whatever its log holds from before', async () => {
-  const folder = await usedFolder();
+  const folder = await usedDataFolder();
   await writeFile(join(folder, 'postgres', 'server.log'), 'ü'.repeat(1000));
   await writeFile(join(folder, 'postgres', 'postgresql.conf'), 'no_such_setting = 1\n');
   await expect(startEmbedded(folder)).rejects.toThrow('no_such_setting');
 });
 
 test('the log of the server stays short while the service runs', async () => {
-  const folder = await usedFolder();
+  const folder = await usedDataFolder();
   const database = await startEmbedded(folder);
   const path = join(folder, 'postgres', 'server.log');
   const write = (text: string) => sql.raw(`do $$ begin raise log '%', ${text}; end $$`).execute(database.db);

@@ -3,7 +3,7 @@ import { sql } from 'kysely';
 import { expect, onTestFinished, test } from 'vitest';
 import { collector } from '../support/collector.ts';
 import { createTestDatabase } from '../support/database.ts';
-import { newDataFolder, startEmbedded, startService } from '../support/embedded.ts';
+import { usedDataFolder, startEmbedded, startService } from '../support/embedded.ts';
 
 const attempt = (slot: number) => ({ jobId: 'j', attemptId: randomUUID(), instanceId: 'a', slot });
 
@@ -30,7 +30,7 @@ test('the messages of a replica that died come back to the others when its lease
 });
 
 test('the messages of the only service come back at the next start, without a wait', async () => {
-  const folder = await newDataFolder();
+  const folder = await usedDataFolder();
   const messages = [attempt(0), attempt(1)];
   const first = await startEmbedded(folder);
   await first.queues.start();

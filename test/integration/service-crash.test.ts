@@ -9,6 +9,7 @@ import { stopEmbeddedServer } from '../../src/database/embedded.ts';
 import { serverProcess } from '../../src/database/embedded-process.ts';
 import { serviceProcess, type ServiceProcess } from '../chaos/service-process.ts';
 import { startVastDouble, type VastDouble } from '../doubles/vast/index.ts';
+import { copyUsedDatabase } from '../support/embedded.ts';
 
 interface Instance {
   id: string;
@@ -48,6 +49,7 @@ beforeEach(async () => {
   });
   dataDir = await mkdtemp(join(tmpdir(), 'comfyfleet-crash-'));
   await chmod(dataDir, 0o711);
+  await copyUsedDatabase(dataDir);
   service = serviceProcess('service', {
     logFile: join(dataDir, 'service.log'),
     env: {

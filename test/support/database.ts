@@ -1,15 +1,11 @@
 // A database of its own for each test file: migrated, with queues installed, on the one server of the run.
 import { randomUUID } from 'node:crypto';
-import { existsSync } from 'node:fs';
-import { mkdir, writeFile } from 'node:fs/promises';
-import { join } from 'node:path';
-import { setTimeout as sleep } from 'node:timers/promises';
 import { Pool, type PoolClient } from 'pg';
 import { pino, type Logger } from 'pino';
 import type { ServerAddress } from '../../src/database/connection.ts';
 import { startDatabase, type Database } from '../../src/database/database.ts';
 import { embeddedAddress, runEmbeddedServer } from '../../src/database/embedded.ts';
-import { hasErrorCode } from '../../src/errors.ts';
+import { onceInRun, runFolder } from './run-folder.ts';
 
 export interface TestDatabase {
   database: Database;
@@ -145,27 +141,8 @@ function serverUrl(): Promise<string> {
 /** One worker starts it for all: each would create a database of its own first, of which one is kept. */
 async function startServer(): Promise<string> {
   const folder = runFolder();
-  const running = join(folder, 'server-runs');
-  if (await isFirst(join(folder, 'server-starts'))) {
-    await runEmbeddedServer(folder, quiet, inAHurry);
-    await writeFile(running, '');
-  }
-  const deadline = Date.now() + 60_000;
-  while (!existsSync(running)) {
-    if (Date.now() > deadline) throw new Error('The worker that should start the database server did not.');
-    await sleep(50);
-  }
+  await onceInRun('server', () => runEmbeddedServer(folder, quiet, inAHurry));
   return embeddedUrl(await embeddedAddress(folder));
-}
-
-async function isFirst(mark: string): Promise<boolean> {
-  try {
-    await mkdir(mark);
-    return true;
-  } catch (error) {
-    if (hasErrorCode(error, 'EEXIST')) return false;
-    throw error;
-  }
 }
 
 function embeddedUrl(address: ServerAddress): string {
@@ -184,11 +161,4 @@ function templateName(): string {
     .replaceAll(/[^a-zA-Z0-9]/g, '')
     .slice(-16)
     .toLowerCase()}`;
-}
-
-/** A folder that all test files of the run share; test/support/global-setup.ts makes and removes it. */
-function runFolder(): string {
-  const folder = process.env['TEST_RUN_FOLDER'];
-  if (folder === undefined) throw new Error('TEST_RUN_FOLDER is not set: run the tests through vitest');
-  return folder;
 }

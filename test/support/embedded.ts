@@ -1,12 +1,15 @@
 // Services with an embedded database in a folder of their own, for tests of what becomes of it.
+import { execFile } from 'node:child_process';
 import { chmod, mkdir, mkdtemp, rm } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
+import { promisify } from 'node:util';
 import { pino } from 'pino';
 import { onTestFinished } from 'vitest';
 import { startDatabase, type Database } from '../../src/database/database.ts';
 import { stopEmbeddedServer } from '../../src/database/embedded.ts';
 import { startChild, type Child } from './child.ts';
+import { onceInRun, runFolder } from './run-folder.ts';
 
 const log = pino({ level: 'silent' });
 
@@ -22,8 +25,28 @@ export async function newDataFolder(name = ''): Promise<string> {
   return folder;
 }
 
+/** As `newDataFolder` makes it, with a database that a service has used before: making one takes longer than most tests. */
+export async function usedDataFolder(name = ''): Promise<string> {
+  const folder = await newDataFolder(name);
+  await copyUsedDatabase(folder);
+  return folder;
+}
+
+/** Puts a database that a service has used before into a data folder. */
+export async function copyUsedDatabase(folder: string): Promise<void> {
+  const used = join(runFolder(), 'used');
+  await onceInRun('used-database', async () => {
+    await mkdir(used);
+    await chmod(used, 0o711);
+    const database = await openEmbedded(used);
+    await database.queues.start();
+    await database.stop();
+  });
+  await promisify(execFile)('cp', ['-a', join(used, 'postgres'), folder]);
+}
+
 /** Where root runs the tests, the server is somebody else, who must pass. */
-export async function passableFolder(): Promise<string> {
+async function passableFolder(): Promise<string> {
   const folder = await mkdtemp(join(tmpdir(), 'comfyfleet-embedded-'));
   await chmod(folder, 0o711);
   return folder;
@@ -37,7 +60,7 @@ export async function startEmbedded(folder: string): Promise<Database> {
 }
 
 /** A service in this process that the caller stops. */
-export function openEmbedded(folder: string): Promise<Database> {
+function openEmbedded(folder: string): Promise<Database> {
   return startDatabase({ config: { DATABASE_URL: undefined, DATA_DIR: folder, DATABASE_POOL_SIZE: 4 }, log });
 }
 
