@@ -332,7 +332,7 @@ describe('faults', () => {
   });
 
   test('the history comes later than the success event', async () => {
-    const double = await start({ knobs: { historyDelayMs: 60 } });
+    const double = await start({ knobs: { historyDelayMs: 500 } });
     const socket = await openSocket(double.url, 'racing');
     const id = await submit(double, graph(), { client_id: 'racing' });
     await socket.waitFor(({ type }) => type === 'execution_success');
