@@ -1,6 +1,6 @@
 // Rows of jobs turned into what the API shows.
 import type { z } from 'zod';
-import type { AttemptRow, JobRow } from '../database/tables.ts';
+import type { AttemptRow } from '../database/tables.ts';
 import { plainLink, type LinkTo } from '../http/signed-links.ts';
 import type { JobCost } from './cost.ts';
 import { isFinal } from './job.ts';
@@ -102,7 +102,7 @@ function presentAttempt(attempt: AttemptRow): JobView['attempts'][number] {
   };
 }
 
-function timingsOf(job: JobRow, attempt: AttemptRow | undefined, now: Date): JobView['timings'] {
+function timingsOf(job: JobSummaryRow, attempt: AttemptRow | undefined, now: Date): JobView['timings'] {
   return {
     waitingMs: between(job.created_at, job.started_at),
     stagingMs: between(attempt?.created_at, attempt?.submitted_at),

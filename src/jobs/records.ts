@@ -8,7 +8,7 @@ import { isFinal, type JobStatus, type Workflow } from './job.ts';
 export type StoredOutput = OutputRow;
 
 export interface JobDetails {
-  job: JobRow;
+  job: JobDetailRow;
   /** The first one first. */
   attempts: AttemptRow[];
   outputs: StoredOutput[];
@@ -53,12 +53,25 @@ export const summaryColumns = [
   'finished_at',
 ] as const satisfies (keyof JobRow)[];
 
+/** The columns that a job is shown with: its workflow and inputs, which may have megabytes, are not. */
+const detailColumns = [
+  ...summaryColumns,
+  'seeds',
+  'requirements',
+  'wanted_instance_id',
+  'waiting_instance_id',
+  'time_limit_ms',
+  'wait_limit_ms',
+  'webhook_url',
+] as const satisfies (keyof JobRow)[];
+
 export interface JobPage {
   items: JobSummaryRow[];
   nextCursor: string | null;
 }
 
 export type JobSummaryRow = Pick<JobRow, (typeof summaryColumns)[number]>;
+export type JobDetailRow = Pick<JobRow, (typeof detailColumns)[number]>;
 
 /** What is known of the instance that a queued job waits for, where that is on its way; else all null. */
 export interface ComingColumns {
@@ -73,7 +86,7 @@ export const storedWorkflow = sql<Workflow>`coalesce(
   jobs.workflow, (select batches.workflow from batches where batches.id = jobs.batch_id))`;
 
 export async function findJob(db: Kysely<Tables>, id: string): Promise<JobDetails> {
-  const job = await db.selectFrom('jobs').selectAll().where('id', '=', id).executeTakeFirst();
+  const job = await db.selectFrom('jobs').select(detailColumns).where('id', '=', id).executeTakeFirst();
   if (job === undefined) throw jobNotFound(id);
   const coming = await findComing(db, job);
   if (job.attempt === 0) return { job, attempts: [], outputs: [], coming };
@@ -84,7 +97,7 @@ export async function findJob(db: Kysely<Tables>, id: string): Promise<JobDetail
   return { job, attempts, outputs, coming };
 }
 
-async function findComing(db: Kysely<Tables>, job: JobRow): Promise<ComingColumns | null> {
+async function findComing(db: Kysely<Tables>, job: JobDetailRow): Promise<ComingColumns | null> {
   if (job.status !== 'queued' || job.waiting_instance_id === null) return null;
   const row = await db
     .selectFrom('instances')

@@ -187,7 +187,7 @@ describe('POST /jobs/batch', () => {
     const { status, body } = await call('/jobs/batch', { method: 'POST', body: form });
     expect(status).toBe(201);
     const assetIds = await Promise.all(
-      body.jobs.map(async ({ id }) => (await bench.jobs.get(id)).job.inputs[0]?.assetId),
+      body.jobs.map(async ({ id }) => (await bench.inputsOf(id))[0]?.assetId),
     );
     expect(assetIds).toEqual([expect.any(String), assetIds[0]]);
     await post(body.urls.cancel);

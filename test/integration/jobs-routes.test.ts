@@ -161,9 +161,9 @@ describe('POST /jobs', () => {
     );
     const { status, body } = await call('/jobs', { method: 'POST', body: form });
     expect(status).toBe(201);
-    const { job } = await bench.jobs.get(body.id);
-    const assetId = job.inputs[0]?.assetId ?? '';
-    expect(job.inputs).toMatchObject([{ node: '1', input: 'image', assetId }]);
+    const inputs = await bench.inputsOf(body.id);
+    const assetId = inputs[0]?.assetId ?? '';
+    expect(inputs).toMatchObject([{ node: '1', input: 'image', assetId }]);
     expect(await bench.deps.assets.get(assetId)).toMatchObject({ fileName: 'photo.png', sizeBytes: 19 });
     await bench.jobs.cancel(body.id);
   });

@@ -279,7 +279,7 @@ describe('seeds', () => {
     const seed = first?.seeds[0]?.value ?? -1;
     expect(seed).not.toBe(second?.seeds[0]?.value);
     expect(Number.isSafeInteger(seed) && seed >= 0).toBe(true);
-    expect((await bench.jobs.get(ids[0] ?? '')).job.inputs).toEqual([
+    expect(await bench.inputsOf(ids[0] ?? '')).toEqual([
       { node: '2', input: 'seed', random: true, value: seed },
     ]);
   });

@@ -15,7 +15,7 @@ import { requirementsSchema } from '../../src/instances/requirements.ts';
 import type { AttemptRef } from '../../src/jobs/attempt.ts';
 import type { RunDeps, RunTiming } from '../../src/jobs/deps.ts';
 import { dispatch } from '../../src/jobs/dispatch.ts';
-import type { Workflow } from '../../src/jobs/job.ts';
+import type { JobInput, Workflow } from '../../src/jobs/job.ts';
 import { watchJob } from '../../src/jobs/events.ts';
 import { createKnownNodes } from '../../src/jobs/known-nodes.ts';
 import { openSlots } from '../../src/jobs/placement.ts';
@@ -48,6 +48,8 @@ export interface JobBench {
   /** Places jobs and works on the attempt of this one until it ends, or the signal is aborted. */
   run(jobId: string, signal?: AbortSignal): Promise<JobView>;
   job(id: string): Promise<JobView>;
+  /** What the job puts into its workflow, which no answer shows. */
+  inputsOf(id: string): Promise<JobInput[]>;
   /** Reads the job, at each of its changes, until `done` says so. */
   jobWhen(id: string, done: (job: JobView) => boolean): Promise<JobView>;
   addAsset(bytes: Buffer, fileName: string): Promise<Asset>;
@@ -144,6 +146,10 @@ export async function createJobBench(settings: Record<string, string> = {}): Pro
       return job(jobId);
     },
     job,
+    async inputsOf(id) {
+      const row = await db.selectFrom('jobs').select('inputs').where('id', '=', id).executeTakeFirstOrThrow();
+      return row.inputs;
+    },
     async jobWhen(id, done) {
       const wake = createWake();
       const unwatch = watchJob(notifications, id, () => wake.now());
