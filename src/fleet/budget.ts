@@ -170,12 +170,14 @@ export async function readPosition(
     spentTodayUsd: await spentSince(db, startOfDay(now), now),
     spentThisMonthUsd: await spentSince(db, startOfMonth(now), now),
     commitments: rentals.map((rental) => {
-      const { downloadUsd } = costsOf(rental.offer);
+      const { pricePerHourUsd: agreedUsd, downloadUsd } = costsOf(rental.offer);
       const from = rental.create_sent_at ?? now;
       if (rental.status === 'gone') {
         return { pricePerHourUsd: 0, downloadUsd, from, until: rental.gone_at ?? now };
       }
-      const costs = { pricePerHourUsd: rental.price_per_hour_usd, downloadUsd };
+      // One that is shown cheaper may stand still just now.
+      const pricePerHourUsd = Math.max(rental.price_per_hour_usd, agreedUsd);
+      const costs = { pricePerHourUsd, downloadUsd };
       return { ...commitmentTo(costs, rental.expires_at, config, now), from };
     }),
   };

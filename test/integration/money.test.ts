@@ -561,6 +561,26 @@ describe('a machine that is gone', () => {
   });
 });
 
+describe('a machine that the provider shows cheaper than it was rented', () => {
+  it('makes no room for another: it may stand still, and cost its price again when it runs', async () => {
+    const { database, stop } = await createTestDatabase();
+    try {
+      const { db } = database;
+      const config = loadConfig({ MAX_TOTAL_PRICE_PER_HOUR_USD: '1' });
+      await addReady(db, offer({ pricePerHourUsd: 0.8 }));
+      await db.updateTable('rentals').set({ price_per_hour_usd: 0.1 }).execute();
+      const budget = createBudget({ db, config, clock: systemClock });
+      const terms = { expiresAt: new Date(Date.now() + 3_600_000), maxPricePerHourUsd: 1 };
+      const order = async () => [offer({ pricePerHourUsd: 0.5 })];
+      expect(await db.transaction().execute((trx) => budget.reserve(trx, order, terms))).toMatchObject({
+        numbers: { limitName: 'MAX_TOTAL_PRICE_PER_HOUR_USD', committed: 0.8 },
+      });
+    } finally {
+      await stop();
+    }
+  });
+});
+
 describe('machines that together cost more than they may', () => {
   it('are let go, the dearest first, until the others may stay', async () => {
     const { database, stop } = await createTestDatabase();
