@@ -1,0 +1,212 @@
+// Decisions about money on the rows of the database alone: what counts, what may be taken, and what the guard ends.
+import type { Kysely } from 'kysely';
+import { pino } from 'pino';
+import { v7 as uuid } from 'uuid';
+import { afterEach, beforeEach, describe, expect, it, onTestFinished } from 'vitest';
+import { loadConfig } from '../../src/config.ts';
+import type { Database } from '../../src/database/database.ts';
+import type { Tables } from '../../src/database/tables.ts';
+import { createBudget } from '../../src/fleet/budget.ts';
+import { readCredit, watchCredit } from '../../src/fleet/credit.ts';
+import { guardMoney } from '../../src/fleet/guard.ts';
+import { isObstacle } from '../../src/instances/budget.ts';
+import type { Offer } from '../../src/instances/provider.ts';
+import { requirementsSchema } from '../../src/instances/requirements.ts';
+import { systemClock } from '../../src/support/clock.ts';
+import { createTestDatabase, openDatabase, type TestDatabase } from '../support/database.ts';
+import { offer } from '../support/offers.ts';
+import { intendedRental } from '../support/rentals.ts';
+
+const quiet = pino({ level: 'silent' });
+
+let opened: TestDatabase;
+let db: Kysely<Tables>;
+beforeEach(async () => {
+  opened = await createTestDatabase();
+  ({ db } = opened.database);
+});
+afterEach(() => opened.stop());
+
+it('looks at the credit again after a clock was set back', async () => {
+  const now = new Date();
+  await watchCredit({ ...watching(25), clock: { now: () => new Date(now.getTime() + 3_600_000) } });
+  await watchCredit({ ...watching(7), clock: { now: () => now } });
+  expect(await readCredit(db)).toEqual({ creditUsd: 7, checkedAt: now });
+});
+
+describe('a machine that is found again', () => {
+  it('gets no money that an accepted instance may still need', async () => {
+    const config = loadConfig({ MAX_TOTAL_PRICE_PER_HOUR_USD: '1' });
+    const budget = createBudget({ db, config, clock: { now: () => new Date() } });
+    const terms = {
+      expiresAt: new Date(Date.now() + 3_600_000),
+      maxPricePerHourUsd: 1,
+      forFleet: false,
+    };
+    const found = offer({ pricePerHourUsd: 0.4 });
+    const mayAdopt = () => db.transaction().execute((trx) => budget.mayAdopt(trx, found, terms));
+    expect(await mayAdopt()).toBe(true);
+    const requirements = JSON.stringify({ ...requirementsSchema.parse({}), maxPricePerHourUsd: 0.7 });
+    await db
+      .insertInto('instances')
+      .values({ id: uuid(), provider: 'vast', status: 'requested', requirements })
+      .execute();
+    expect(await mayAdopt()).toBe(false);
+  });
+});
+
+describe('an instance that was requested before the highest price was lowered', () => {
+  it('takes no machine that is dearer than may be paid now', async () => {
+    const config = loadConfig({ MAX_PRICE_PER_HOUR_USD: '0.5' });
+    const budget = createBudget({ db: db, config, clock: { now: () => new Date() } });
+    const terms = { expiresAt: new Date(Date.now() + 3_600_000), maxPricePerHourUsd: 1 };
+    const [dearer, cheaper] = [offer({ pricePerHourUsd: 0.8 }), offer({ pricePerHourUsd: 0.4 })];
+    const reserve = (...offers: Offer[]) =>
+      db.transaction().execute((trx) => budget.reserve(trx, async () => offers, terms));
+    expect(await reserve(dearer, cheaper)).toBe(cheaper);
+    expect(await reserve(dearer)).toMatchObject({
+      reason: 'limit_reached',
+      numbers: { limitName: 'MAX_PRICE_PER_HOUR_USD', limit: 0.5, asked: 0.8 },
+    });
+    // What may become possible is waited for, and so comes before what will not.
+    const heavy = offer({ pricePerHourUsd: 0.4, downloadPricePerGbUsd: 10 });
+    expect(await reserve(dearer, heavy)).toMatchObject({
+      numbers: { limitName: 'MAX_SPEND_PER_DAY_USD' },
+    });
+  });
+});
+
+describe('a machine that is gone', () => {
+  it('counts with what it may have downloaded, in its day and month', async () => {
+    const config = loadConfig({ MAX_SPEND_PER_DAY_USD: '50', MAX_SPEND_PER_MONTH_USD: '50' });
+    const noonOf = (day: number) => new Date(Date.UTC(2026, 0, day, 12));
+    const chosen = offer({ diskGb: 60, downloadPricePerGbUsd: 0.5 });
+    await addReady(chosen, noonOf(5));
+    const gone = { status: 'gone', gone_at: noonOf(5) } as const;
+    await db.updateTable('rentals').set(gone).execute();
+    await db.updateTable('instances').set({ status: 'terminated' }).execute();
+    const reserveOn = (now: Date) => {
+      const budget = createBudget({ db, config, clock: { now: () => now } });
+      const terms = { expiresAt: new Date(now.getTime() + 3_600_000), maxPricePerHourUsd: 1 };
+      return db.transaction().execute((trx) => budget.reserve(trx, async () => [chosen], terms));
+    };
+    expect(await reserveOn(noonOf(5))).toMatchObject({
+      numbers: { limitName: 'MAX_SPEND_PER_DAY_USD', committed: 30 },
+    });
+    expect(await reserveOn(noonOf(6))).toMatchObject({
+      numbers: { limitName: 'MAX_SPEND_PER_MONTH_USD', committed: 30 },
+    });
+    expect(await reserveOn(noonOf(35))).toBe(chosen);
+  });
+});
+
+describe('a machine that the provider shows cheaper than it was rented', () => {
+  it('makes no room for another: it may stand still, and cost its price again when it runs', async () => {
+    const config = loadConfig({ MAX_TOTAL_PRICE_PER_HOUR_USD: '1' });
+    await addReady(offer({ pricePerHourUsd: 0.8 }));
+    await db.updateTable('rentals').set({ price_per_hour_usd: 0.1 }).execute();
+    const budget = createBudget({ db, config, clock: systemClock });
+    const terms = { expiresAt: new Date(Date.now() + 3_600_000), maxPricePerHourUsd: 1 };
+    const order = async () => [offer({ pricePerHourUsd: 0.5 })];
+    expect(await db.transaction().execute((trx) => budget.reserve(trx, order, terms))).toMatchObject({
+      numbers: { limitName: 'MAX_TOTAL_PRICE_PER_HOUR_USD', committed: 0.8 },
+    });
+  });
+});
+
+describe('machines that together cost more than they may', () => {
+  it('are let go, the dearest first, until the others may stay', async () => {
+    const config = loadConfig({ MAX_TOTAL_PRICE_PER_HOUR_USD: '1' });
+    for (const pricePerHourUsd of [0.4, 0.8, 0.5]) await addReady(offer({ pricePerHourUsd }));
+    const deps = { db, queues: opened.database.queues, config, clock: systemClock, log: quiet };
+    expect(await guardMoney(deps)).toBe(1);
+    expect(await guardMoney(deps)).toBe(0);
+    const all = await db
+      .selectFrom('instances')
+      .innerJoin('rentals', 'rentals.id', 'instances.rental_id')
+      .select(['price_per_hour_usd', 'instances.status', 'pending_reason', 'pending_detail'])
+      .orderBy('price_per_hour_usd')
+      .execute();
+    expect(all).toMatchObject([
+      { price_per_hour_usd: 0.4, status: 'ready' },
+      { price_per_hour_usd: 0.5, status: 'ready' },
+      {
+        price_per_hour_usd: 0.8,
+        status: 'draining',
+        pending_reason: 'limit_reached',
+        pending_detail: expect.stringMatching(/MAX_TOTAL_PRICE_PER_HOUR_USD/),
+      },
+    ]);
+  });
+
+  it('are ended where their jobs take longer than they may, and keep their reason', async () => {
+    const config = loadConfig({ MAX_TOTAL_PRICE_PER_HOUR_USD: '1', DRAIN_LIMIT_MINUTES: '10' });
+    await addReady(offer({ pricePerHourUsd: 1.5 }));
+    const startMs = Date.now();
+    const guardAfter = async (minutes: number) => {
+      const clock = { now: () => new Date(startMs + minutes * 60_000) };
+      await guardMoney({ db, queues: opened.database.queues, config, clock, log: quiet });
+      return db.selectFrom('instances').selectAll().executeTakeFirstOrThrow();
+    };
+    const drained = await guardAfter(0);
+    expect(drained).toMatchObject({ status: 'draining', pending_reason: 'limit_reached' });
+    expect(await guardAfter(9)).toMatchObject({ status: 'draining' });
+    expect(await guardAfter(11)).toMatchObject({
+      status: 'terminating',
+      pending_reason: 'limit_reached',
+      pending_detail: drained.pending_detail,
+    });
+  });
+});
+
+describe('two replicas', () => {
+  it('cannot commit the same money twice', async () => {
+    const other = await openDatabase(opened.url);
+    onTestFinished(() => other.stop());
+    const config = loadConfig({ MAX_TOTAL_PRICE_PER_HOUR_USD: '1' });
+    const clock = { now: () => new Date() };
+    const tries = Array.from({ length: 10 }, (_, index) =>
+      reserveOn(index % 2 === 0 ? opened.database : other),
+    );
+    const outcomes = await Promise.all(tries);
+    expect(outcomes.filter((outcome) => outcome === 'rented')).toHaveLength(2);
+
+    async function reserveOn(replica: Database): Promise<'rented' | 'refused'> {
+      const budget = createBudget({ db: replica.db, config, clock });
+      const instanceId = uuid();
+      return replica.db.transaction().execute(async (trx) => {
+        await trx
+          .insertInto('instances')
+          .values({ id: instanceId, provider: 'vast', status: 'provisioning' })
+          .execute();
+        const terms = { expiresAt: new Date(Date.now() + 3_600_000), maxPricePerHourUsd: 1 };
+        const chosen = offer({ pricePerHourUsd: 0.4 });
+        if (isObstacle(await budget.reserve(trx, async () => [chosen], terms))) return 'refused';
+        await trx.insertInto('rentals').values(intendedRental(instanceId, chosen)).execute();
+        return 'rented';
+      });
+    }
+  });
+});
+
+function watching(creditUsd: number) {
+  return {
+    db,
+    provider: { name: 'vast' as const, account: async () => ({ creditUsd }) },
+    config: loadConfig({}),
+    log: quiet,
+  };
+}
+
+async function addReady(chosen: Offer, now = new Date()): Promise<void> {
+  const id = uuid();
+  const rental = intendedRental(id, chosen);
+  await db
+    .insertInto('instances')
+    .values({ id, provider: 'vast', status: 'ready', rental_id: rental.id })
+    .execute();
+  await db
+    .insertInto('rentals')
+    .values({ ...rental, status: 'active', create_sent_at: now, confirmed_at: now })
+    .execute();
+}
