@@ -4,6 +4,7 @@ import { MONEY_EVERY_MS, moneyUpkeep, type MoneyDeps } from './fleet/money.ts';
 import type { Database } from './database/database.ts';
 import { forgetKeys } from './database/once.ts';
 import { reconcile } from './instances/reconcile.ts';
+import { stepQueues, type StepQueue } from './instances/records.ts';
 import type { InstanceDeps } from './instances/steps.ts';
 import { stepInstance } from './instances/steps.ts';
 import { sweepInstances } from './instances/sweep.ts';
@@ -16,11 +17,13 @@ import type { Upkeep } from './support/upkeep.ts';
 import { deliver, type DeliveryDeps } from './webhooks/deliver.ts';
 import { sweepDeliveries } from './webhooks/sweep.ts';
 
-const INSTANCE_HANDS = 8;
-/** They wait for their turn at the provider most of the time, and those that ask alike wait for the same answer. */
-const SEARCH_HANDS = 32;
-/** They wait for their turn and their answer, which may take a minute each. */
-const RENT_HANDS = 16;
+const STEP_HANDS: Record<StepQueue, number> = {
+  instance: 8,
+  // They wait for their turn at the provider most of the time, and those that ask alike wait for the same answer.
+  search: 32,
+  // They wait for their turn and their answer, which may take a minute each.
+  rent: 16,
+};
 /**
  * More than there can be jobs on slots, which are what bounds them: a job that was placed and waited for a hand would do so at the cost
  * of its time limit, on an instance that waits for it. Each takes little, as it waits for ComfyUI most of the time.
@@ -50,11 +53,11 @@ export async function startWork({
 }): Promise<void> {
   const { db, queues, config } = instances;
   await queues.start();
-  await queues.work('instance', INSTANCE_HANDS, (message, context) =>
-    stepInstance(instances, message, context),
-  );
-  await queues.work('search', SEARCH_HANDS, (message, context) => stepInstance(instances, message, context));
-  await queues.work('rent', RENT_HANDS, (message, context) => stepInstance(instances, message, context));
+  for (const queue of stepQueues) {
+    await queues.work(queue, STEP_HANDS[queue], (message, context) =>
+      stepInstance(instances, message, context),
+    );
+  }
   queues.loop('dispatch', async () => {
     await dispatch(runs);
     // Whatever changes what jobs wait for wakes the dispatch of every replica, and after it its fleet.

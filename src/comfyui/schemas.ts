@@ -1,5 +1,6 @@
 // ComfyUI's answers, checked only as far as they are used: servers from 0.3.57 on, with any custom nodes, must pass.
 import { z } from 'zod';
+import { isRecord } from '../support/is-record.ts';
 
 /** What a machine calls something: kept and shown, and PostgreSQL takes no zero byte in a text. */
 const nameSchema = z.string().transform((name) => (/^\P{Cc}{1,200}$/u.test(name) ? name : 'unknown'));
@@ -50,7 +51,7 @@ export const rejectedSchema = z.object({
  * answer of 64 MB may hold millions.
  */
 const longList = z.custom<unknown[]>(Array.isArray);
-const longMap = z.custom<Record<string, unknown>>(isMap);
+const longMap = z.custom<Record<string, unknown>>(isRecord);
 /** No workflow has as many nodes, and no server that anybody waits for as many prompts. */
 const mostMembers = 20_000;
 
@@ -86,7 +87,7 @@ export type RawHistoryEntry = z.output<typeof historyEntrySchema>;
 /** The entry of one prompt in the history; undefined where it has none. */
 export function historyEntryOf(promptId: string) {
   return z.preprocess(
-    (history) => (isMap(history) ? history[promptId] : null),
+    (history) => (isRecord(history) ? history[promptId] : null),
     historyEntrySchema.optional(),
   );
 }
@@ -107,7 +108,3 @@ export const fileSchema = z.object({
 export const uploadedSchema = z.object({ name: z.string().min(1), subfolder: z.string().catch('') });
 
 export const cancelledSchema = z.object({ cancelled: z.boolean() });
-
-function isMap(value: unknown): value is Record<string, unknown> {
-  return typeof value === 'object' && value !== null && !Array.isArray(value);
-}

@@ -4,7 +4,12 @@ import type { Config } from '../config.ts';
 import type { Queues } from '../database/queues.ts';
 import type { InstanceRow, Tables } from '../database/tables.ts';
 import { beginEnding } from '../instances/ending.ts';
-import { terminationReasons, wantedReasons, type TerminationReason } from '../instances/instance.ts';
+import {
+  isLifeOver,
+  terminationReasons,
+  wantedReasons,
+  type TerminationReason,
+} from '../instances/instance.ts';
 import type { Clock } from '../support/clock.ts';
 import type { Logger } from '../support/log.ts';
 import { explainBreach, limitsOf, readPosition, type BudgetConfig } from './budget.ts';
@@ -170,7 +175,7 @@ async function end(
   });
 }
 
-async function shortenLife(trx: Transaction<Tables>, { id, expires_at: expiresAt }: InstanceRow, now: Date) {
-  if (expiresAt !== null && expiresAt <= now) return;
-  await trx.updateTable('instances').set({ expires_at: now }).where('id', '=', id).execute();
+async function shortenLife(trx: Transaction<Tables>, instance: InstanceRow, now: Date) {
+  if (isLifeOver(instance, now)) return;
+  await trx.updateTable('instances').set({ expires_at: now }).where('id', '=', instance.id).execute();
 }

@@ -88,6 +88,11 @@ function isTerminationReason(code: string): code is TerminationReason {
   return code in terminationReasons;
 }
 
+/** Whether an instance has reached the end of its life; one without an end never does. */
+export function isLifeOver({ expires_at: expiresAt }: { expires_at: Date | null }, now: Date): boolean {
+  return expiresAt !== null && expiresAt <= now;
+}
+
 /** Ends that somebody wanted, after which nobody waits for the machine. */
 export const wantedReasons: ReadonlySet<TerminationReason> = new Set([
   'requested',

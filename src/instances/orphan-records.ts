@@ -2,7 +2,7 @@
 import type { Transaction } from 'kysely';
 import { v7 as uuid } from 'uuid';
 import type { InstanceRow, RentalRow, Tables } from '../database/tables.ts';
-import { wantedReasons, type PhaseTime } from './instance.ts';
+import { isLifeOver, wantedReasons, type PhaseTime } from './instance.ts';
 import { instanceIdIn } from './label.ts';
 import type { Offer, ProviderInstance } from './provider.ts';
 import { publicOfferId } from './ranking.ts';
@@ -59,7 +59,7 @@ export async function missedRecord(
     .executeTakeFirstOrThrow();
   const { expires_at: expiresAt, pending_reason: endReason, requirements, wish } = earlier;
   if (endReason !== null && wantedReasons.has(endReason)) return undefined;
-  if (expiresAt !== null && expiresAt <= clock.now()) return undefined;
+  if (isLifeOver(earlier, clock.now())) return undefined;
   // The host may have raised the price since.
   const offer = { ...closed.offer, pricePerHourUsd: priceOf(rental, closed) };
   // The earlier instance may live on with another machine, so that this one is counted nowhere.

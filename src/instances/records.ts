@@ -1,6 +1,6 @@
 // Reading and writing the rows of instances and rentals: every write of a step is guarded, every change re-arms the next step.
 import { sql, type Transaction, type UpdateObject } from 'kysely';
-import type { Executor, Queues } from '../database/queues.ts';
+import type { Executor, QueueName, Queues } from '../database/queues.ts';
 import type { InstanceRow, RentalRow, Tables } from '../database/tables.ts';
 import type { InstancePhase, PhaseTime } from './instance.ts';
 import type { Offer } from './provider.ts';
@@ -59,11 +59,15 @@ export async function wakeInstance(
   await queues.send(trx, queueFor(row), { instanceId, wake: row.wake }, options);
 }
 
+/** The queues that carry steps of instances. */
+export const stepQueues = ['instance', 'search', 'rent'] as const satisfies QueueName[];
+export type StepQueue = (typeof stepQueues)[number];
+
 /**
  * Steps that may wait long for the provider keep no others waiting, least of all those that destroy. Who ends an instance that is just
  * being rented waits for that in the same queue, where its steps are one at a time.
  */
-function queueFor({ status, phase, rentalStatus }: Woken): 'search' | 'rent' | 'instance' {
+function queueFor({ status, phase, rentalStatus }: Woken): StepQueue {
   if (rentalStatus === 'intended' || rentalStatus === 'creating') return 'rent';
   return status === 'provisioning' && phase === 'searching' ? 'search' : 'instance';
 }

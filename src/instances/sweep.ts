@@ -2,7 +2,7 @@
 import { sql, type Kysely } from 'kysely';
 import type { Queues } from '../database/queues.ts';
 import type { Tables } from '../database/tables.ts';
-import { wakeInstance } from './records.ts';
+import { stepQueues, wakeInstance } from './records.ts';
 
 /** A step that is this late may have lost its wake-up. */
 const LATE_SECONDS = 120;
@@ -25,8 +25,7 @@ export async function sweepInstances(db: Kysely<Tables>, queues: Queues): Promis
       .skipLocked()
       .execute();
     let lost = late;
-    for (const queue of ['instance', 'search', 'rent'] as const)
-      lost = await queues.missing(trx, queue, lost);
+    for (const queue of stepQueues) lost = await queues.missing(trx, queue, lost);
     for (const { instanceId } of lost) await wakeInstance(trx, queues, instanceId);
     return lost.length;
   });

@@ -34,8 +34,10 @@ export function applyInputs(
   const byNode = Map.groupBy(inputs, ({ node }) => node);
   return Object.fromEntries(
     Object.entries(workflow).map(([id, node]) => {
-      const given = byNode.get(id)?.map(({ input, value }) => [input, value] as const) ?? [];
-      return [id, { ...node, inputs: { ...node.inputs, ...Object.fromEntries(given) } }];
+      const given = byNode.get(id);
+      if (given === undefined) return [id, node];
+      const values = Object.fromEntries(given.map(({ input, value }) => [input, value]));
+      return [id, { ...node, inputs: { ...node.inputs, ...values } }];
     }),
   );
 }

@@ -3,6 +3,7 @@ import type { ProviderErrorKind } from '../instances/provider.ts';
 import { ProviderError } from '../instances/provider.ts';
 import { briefText } from './redaction.ts';
 import type { Answer } from './transport.ts';
+import { isRecord } from '../support/is-record.ts';
 
 export interface Refusal {
   status: number;
@@ -136,8 +137,4 @@ function ruleFor(refusal: Refusal, rents: boolean): Rule | undefined {
 
 function textIn(value: unknown): string | null {
   return typeof value === 'string' && value.trim() !== '' ? value : null;
-}
-
-function isRecord(value: unknown): value is Record<string, unknown> {
-  return typeof value === 'object' && value !== null && !Array.isArray(value);
 }

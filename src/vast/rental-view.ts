@@ -9,6 +9,7 @@ import type {
 } from '../instances/provider.ts';
 import { briefText } from './redaction.ts';
 import type { InstanceRow } from './schemas.ts';
+import { isRecord } from '../support/is-record.ts';
 
 export interface AddressRules {
   /** The port inside the machine. */
@@ -107,8 +108,4 @@ function credentialsIn(row: InstanceRow): string[] {
   return [row.jupyter_token, ...secrets.map(([, value]) => value)].filter(
     (value): value is string => typeof value === 'string',
   );
-}
-
-function isRecord(value: unknown): value is Record<string, unknown> {
-  return typeof value === 'object' && value !== null && !Array.isArray(value);
 }

@@ -14,26 +14,23 @@ type SharedSearch = (wanted: Wanted, signal: AbortSignal, toRent: boolean) => Pr
  * wishes, would have them wait for minutes. `closing` ends the one that is under way.
  */
 export function sharedSearch(search: Search, closing: AbortSignal): SharedSearch {
-  /** Of those who wait, by what they ask. */
-  const signals = new Map<string, AbortSignal[]>();
-  const urgent = new Set<string>();
+  /** Those who wait, by what they ask. */
+  const waiting = new Map<string, { signal: AbortSignal; toRent: boolean }[]>();
   const ask = batched(
-    (waiting: Wanted[]) =>
+    (questions: Wanted[]) =>
       Promise.all(
-        waiting.map((wanted) => {
+        questions.map((wanted) => {
           const key = keyOf(wanted);
-          const isWanted = signals.get(key)?.some(({ aborted }) => !aborted) === true;
-          signals.delete(key);
-          urgent.delete(key);
+          const isWanted = waiting.get(key)?.some(({ signal }) => !signal.aborted) === true;
+          waiting.delete(key);
           return search(wanted, isWanted ? closing : AbortSignal.abort());
         }),
       ),
-    { keyOf, most: 1, isUrgent: (key) => urgent.has(key) },
+    { keyOf, most: 1, isUrgent: (key) => waiting.get(key)?.some(({ toRent }) => toRent) === true },
   );
   return (wanted, signal, toRent) => {
     const key = keyOf(wanted);
-    if (toRent) urgent.add(key);
-    signals.set(key, [...(signals.get(key) ?? []), signal]);
+    waiting.set(key, [...(waiting.get(key) ?? []), { signal, toRent }]);
     return orAborted(ask(wanted), signal);
   };
 }

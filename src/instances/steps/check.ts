@@ -5,7 +5,7 @@ import { openLink, type Link } from '../../comfyui/link.ts';
 import { probe, probeWithoutCredentials, type Probe } from '../../comfyui/probe.ts';
 import { messageOf } from '../../errors.ts';
 import { begunAt } from '../../support/clock.ts';
-import type { TerminationReason } from '../instance.ts';
+import { isLifeOver, type TerminationReason } from '../instance.ts';
 import { ProviderError } from '../provider.ts';
 import { stillOwned, type InstanceUpdate } from '../records.ts';
 import { linkTarget } from '../target.ts';
@@ -86,7 +86,7 @@ async function checkRental(step: RentalStep): Promise<Told | 'decided'> {
     return 'decided';
   }
   const raise = raisedPrice(step, view);
-  if (raise !== null && (step.instance.status === 'ready' || !isLifeOver(step))) {
+  if (raise !== null && (step.instance.status === 'ready' || !isLifeOver(step.instance, step.now))) {
     // Its jobs have no longer than those of one that has reached a limit.
     await drainInstance(step, 'price_raised', raise, { expires_at: step.now });
     return 'decided';
@@ -114,10 +114,6 @@ async function followAddress(step: RentalStep, url: string | null): Promise<Rent
 
 function toldBy(step: Step, isProviderSilent = false): Told {
   return { step, isProviderSilent };
-}
-
-function isLifeOver({ instance: { expires_at: expiresAt }, now }: Step): boolean {
-  return expiresAt !== null && expiresAt <= now;
 }
 
 /** Whether the host lets the machine out for no longer than a job may take. */

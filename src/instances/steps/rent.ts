@@ -1,7 +1,6 @@
 // Renting: asks the provider once, and settles by label what became of it when the answer is lost.
 import { messageOf } from '../../errors.ts';
-import { begunAt } from '../../support/clock.ts';
-import type { TerminationReason } from '../instance.ts';
+import { isLifeOver, type TerminationReason } from '../instance.ts';
 import { deadManOf } from '../dead-man.ts';
 import { ProviderError } from '../provider.ts';
 import { enterPhase, stillOwned } from '../records.ts';
@@ -14,6 +13,7 @@ import {
   needRequirements,
   phaseAgeMs,
   termsOf,
+  troubleSince,
   type RentalStep,
 } from './step.ts';
 
@@ -51,7 +51,7 @@ export async function settle(step: RentalStep): Promise<void> {
   if (match !== undefined) return confirm(step, match.providerInstanceId);
 
   // From the first look on, not from the call: the call may have waited for its turn before it left.
-  const since = begunAt(rental.trouble === 'absent' ? rental.trouble_since : null, now);
+  const since = troubleSince(rental, 'absent', now);
   if (now.getTime() - since.getTime() < deps.config.RENT_SETTLE_SECONDS * 1000) {
     return lookAgain(
       step,
@@ -99,8 +99,7 @@ class NotClaimed extends Error {
 async function claim(step: RentalStep): Promise<void> {
   const { deps, rental, instance } = step;
   const now = deps.clock.now();
-  const { expires_at: expiresAt } = instance;
-  if (expiresAt !== null && expiresAt <= now)
+  if (isLifeOver(instance, now))
     throw new NotClaimed('lifetime_reached', 'Its machine had not been rented yet.');
   await deps.db.transaction().execute(async (trx) => {
     const obstacle = await deps.budget.reconsider(trx, rental, termsOf(step));

@@ -4,7 +4,7 @@ import type { Transaction } from 'kysely';
 import { v7 as uuid } from 'uuid';
 import type { RentalRow, Tables } from '../../database/tables.ts';
 import { isObstacle, type Obstacle } from '../budget.ts';
-import { terminationReasons } from '../instance.ts';
+import { isLifeOver, terminationReasons } from '../instance.ts';
 import { deadManSeconds } from '../dead-man.ts';
 import { labelOf } from '../label.ts';
 import { recall, withoutCooling, type HostMemory } from '../machines.ts';
@@ -28,7 +28,7 @@ const OFFERS_PER_RENTAL = 4;
 
 export async function search(step: Step): Promise<void> {
   const { deps, instance, now } = step;
-  if (instance.expires_at !== null && instance.expires_at <= now) {
+  if (isLifeOver(instance, now)) {
     return endInstance(step, 'lifetime_reached', 'It was still looking for a machine.');
   }
   const earlier = await deps.db

@@ -123,7 +123,7 @@ export async function noteTrouble(
   detail: string,
 ): Promise<void> {
   const { rental, now, deps } = step;
-  const since = begunAt(rental.trouble === trouble ? rental.trouble_since : null, now);
+  const since = troubleSince(rental, trouble, now);
   if (now.getTime() - since.getTime() >= troubleLimitMs(trouble, deps.config)) {
     if (step.instance.status !== 'provisioning') return endInstance(step, reason, detail);
     return failRental(step, reason, detail);
@@ -136,6 +136,15 @@ export async function noteTrouble(
       .where('status', '=', 'active')
       .execute();
   });
+}
+
+/** Since when a rental has had this trouble: as noted, or from now on. */
+export function troubleSince(
+  rental: Pick<RentalRow, 'trouble' | 'trouble_since'>,
+  trouble: Trouble,
+  now: Date,
+): Date {
+  return begunAt(rental.trouble === trouble ? rental.trouble_since : null, now);
 }
 
 /** Takes no more jobs on a ready instance, and ends it after those that it has. */
