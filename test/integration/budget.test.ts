@@ -57,12 +57,8 @@ describe('a machine that is found again', () => {
 
 describe('an instance that was requested before the highest price was lowered', () => {
   it('takes no machine that is dearer than may be paid now', async () => {
-    const config = loadConfig({ MAX_PRICE_PER_HOUR_USD: '0.5' });
-    const budget = createBudget({ db: db, config, clock: { now: () => new Date() } });
-    const terms = { expiresAt: new Date(Date.now() + 3_600_000), maxPricePerHourUsd: 1 };
+    const reserve = (...offers: Offer[]) => reserveOne({ MAX_PRICE_PER_HOUR_USD: '0.5' }, offers);
     const [dearer, cheaper] = [offer({ pricePerHourUsd: 0.8 }), offer({ pricePerHourUsd: 0.4 })];
-    const reserve = (...offers: Offer[]) =>
-      db.transaction().execute((trx) => budget.reserve(trx, async () => offers, terms));
     expect(await reserve(dearer, cheaper)).toBe(cheaper);
     expect(await reserve(dearer)).toMatchObject({
       reason: 'limit_reached',
@@ -78,18 +74,14 @@ describe('an instance that was requested before the highest price was lowered', 
 
 describe('a machine that is gone', () => {
   it('counts with what it may have downloaded, in its day and month', async () => {
-    const config = loadConfig({ MAX_SPEND_PER_DAY_USD: '50', MAX_SPEND_PER_MONTH_USD: '50' });
+    const limits = { MAX_SPEND_PER_DAY_USD: '50', MAX_SPEND_PER_MONTH_USD: '50' };
     const noonOf = (day: number) => new Date(Date.UTC(2026, 0, day, 12));
     const chosen = offer({ diskGb: 60, downloadPricePerGbUsd: 0.5 });
     await addReady(chosen, noonOf(5));
     const gone = { status: 'gone', gone_at: noonOf(5) } as const;
     await db.updateTable('rentals').set(gone).execute();
     await db.updateTable('instances').set({ status: 'terminated' }).execute();
-    const reserveOn = (now: Date) => {
-      const budget = createBudget({ db, config, clock: { now: () => now } });
-      const terms = { expiresAt: new Date(now.getTime() + 3_600_000), maxPricePerHourUsd: 1 };
-      return db.transaction().execute((trx) => budget.reserve(trx, async () => [chosen], terms));
-    };
+    const reserveOn = (now: Date) => reserveOne(limits, [chosen], now);
     expect(await reserveOn(noonOf(5))).toMatchObject({
       numbers: { limitName: 'MAX_SPEND_PER_DAY_USD', committed: 30 },
     });
@@ -102,13 +94,10 @@ describe('a machine that is gone', () => {
 
 describe('a machine that the provider shows cheaper than it was rented', () => {
   it('makes no room for another: it may stand still, and cost its price again when it runs', async () => {
-    const config = loadConfig({ MAX_TOTAL_PRICE_PER_HOUR_USD: '1' });
     await addReady(offer({ pricePerHourUsd: 0.8 }));
     await db.updateTable('rentals').set({ price_per_hour_usd: 0.1 }).execute();
-    const budget = createBudget({ db, config, clock: systemClock });
-    const terms = { expiresAt: new Date(Date.now() + 3_600_000), maxPricePerHourUsd: 1 };
-    const order = async () => [offer({ pricePerHourUsd: 0.5 })];
-    expect(await db.transaction().execute((trx) => budget.reserve(trx, order, terms))).toMatchObject({
+    const limits = { MAX_TOTAL_PRICE_PER_HOUR_USD: '1' };
+    expect(await reserveOne(limits, [offer({ pricePerHourUsd: 0.5 })])).toMatchObject({
       numbers: { limitName: 'MAX_TOTAL_PRICE_PER_HOUR_USD', committed: 0.8 },
     });
   });
@@ -196,6 +185,13 @@ function watching(creditUsd: number) {
     config: loadConfig({}),
     log: quiet,
   };
+}
+
+/** Asks for the money of one of the offers, for an instance that lives for another hour. */
+function reserveOne(limits: Record<string, string>, offers: Offer[], now = new Date()) {
+  const budget = createBudget({ db, config: loadConfig(limits), clock: { now: () => now } });
+  const terms = { expiresAt: new Date(now.getTime() + 3_600_000), maxPricePerHourUsd: 1 };
+  return db.transaction().execute((trx) => budget.reserve(trx, async () => offers, terms));
 }
 
 async function addReady(chosen: Offer, now = new Date()): Promise<void> {

@@ -1,10 +1,7 @@
-import { afterAll, beforeAll, describe, expect, it, onTestFinished } from 'vitest';
-import { Kysely, PostgresDialect } from 'kysely';
+import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { v7 as uuid } from 'uuid';
-import { createPool } from '../../src/database/connection.ts';
 import type { Database } from '../../src/database/database.ts';
 import type { Notifications } from '../../src/database/notifications.ts';
-import type { Tables } from '../../src/database/tables.ts';
 import type { App } from '../../src/http/server.ts';
 import { appendEvent } from '../../src/jobs/events.ts';
 import { createKnownNodes } from '../../src/jobs/known-nodes.ts';
@@ -14,12 +11,11 @@ import { sweepPreviews } from '../../src/jobs/previews.ts';
 import { jobRoutes } from '../../src/jobs/routes.ts';
 import { createJobs } from '../../src/jobs/service.ts';
 import { createStreams, type StreamRequest, type StreamTiming } from '../../src/jobs/stream.ts';
-import { collector } from '../support/collector.ts';
 import { openDatabase } from '../support/database.ts';
 import { createTestApp } from '../support/http.ts';
-import { openHurriedDatabase } from '../support/hurried-database.ts';
 import { openEvents, openJudge, type SentEvent } from '../support/job-events.ts';
 import { createJobBench, fresh, type JobBench } from '../support/jobs.ts';
+import { openHurriedDatabase, openWatchedDatabase } from '../support/watched-database.ts';
 import { emptyImage, slowFrames } from '../support/workflows.ts';
 
 let bench: JobBench;
@@ -425,7 +421,7 @@ describe('a stream', () => {
 
   it('costs the database next to nothing while there is nothing to tell, however many there are', async () => {
     const ids = await Promise.all(Array.from({ length: 20 }, () => bench.submit(emptyImage, nowhere)));
-    const { db, statements } = countStatements();
+    const { db, statements } = openWatchedDatabase(bench, { size: 8, statementTimeoutMs: null });
     const streams = createStreams({ db, notifications: bench.deps.notifications }, { pollMs: 50 });
     const opened = ids.flatMap((jobId) =>
       Array.from({ length: 10 }, () => streams.open(requestOf({ jobId }))),
@@ -441,19 +437,6 @@ describe('a stream', () => {
     for (const stream of opened) await stream.return(undefined);
   });
 });
-
-/** The database over a connection of its own, and the statements that it gets. */
-function countStatements() {
-  const statements = collector<string>();
-  const address = { connectionString: bench.databaseUrl };
-  const pool = createPool(address, { size: 8, log: bench.deps.log, statementTimeoutMs: null });
-  const db = new Kysely<Tables>({
-    dialect: new PostgresDialect({ pool }),
-    log: ({ query }) => statements.add(query.sql),
-  });
-  onTestFinished(() => db.destroy());
-  return { db, statements };
-}
 
 describe('previews', () => {
   /** A sampler that takes 0.4 s. */

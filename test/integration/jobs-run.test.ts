@@ -8,7 +8,7 @@ import { closeSlots } from '../../src/jobs/placement.ts';
 import type { JobView } from '../../src/jobs/presentation.ts';
 import { runAttempt } from '../../src/jobs/run.ts';
 import { COLLECTING_PER_INSTANCE } from '../../src/jobs/slots.ts';
-import { openHurriedDatabase } from '../support/hurried-database.ts';
+import { openHurriedDatabase } from '../support/watched-database.ts';
 import { fresh } from '../support/jobs.ts';
 import {
   bench,

@@ -1,9 +1,9 @@
 // Money: limits that hold before and after renting, books that agree with the provider's bill, and credit that is watched.
 import { setTimeout as sleep } from 'node:timers/promises';
-import { afterEach, describe, expect, it } from 'vitest';
+import { describe, expect, it } from 'vitest';
 import type { JobCost } from '../../src/jobs/cost.ts';
-import { instantPhases, startVastDouble, type OfferSpec, type VastDouble } from '../doubles/vast/index.ts';
-import { startTestService, type TestService } from '../support/service.ts';
+import type { OfferSpec } from '../doubles/vast/index.ts';
+import { service, start as startRenting, useRenting, vast } from '../support/renting.ts';
 import { emptyImage } from '../support/workflows.ts';
 
 interface Instance {
@@ -73,13 +73,10 @@ const rich = {
   FLEET_MAX: '0',
 };
 
-let vast: VastDouble;
-let service: TestService;
+useRenting();
 
-async function start(options: Parameters<typeof startVastDouble>[0] = {}, env: Record<string, string> = {}) {
-  vast = await startVastDouble({ ...options, knobs: { phases: instantPhases, ...options.knobs } });
-  service = await startTestService({ vast, env: { FLEET_MAX: '0', ...env } });
-}
+const start = (options: Parameters<typeof startRenting>[0] = {}, env: Record<string, string> = {}) =>
+  startRenting(options, { FLEET_MAX: '0', ...env });
 
 async function post<T>(path: string, json: object = {}) {
   return service.call<T>(path, { method: 'POST', json });
@@ -107,11 +104,6 @@ async function run(instanceId: string): Promise<Job> {
 const cents = (usd: number) => Math.round(usd * 100);
 
 describe('limits', () => {
-  afterEach(async () => {
-    await service.stop();
-    await vast.stop();
-  });
-
   it('on the price of all machines hold in a burst, and say by how much they would be passed', async () => {
     await start({}, { MAX_TOTAL_PRICE_PER_HOUR_USD: '1', MAX_INSTANCES: '10' });
     const answers = await Promise.all(
@@ -231,11 +223,6 @@ describe('limits', () => {
 });
 
 describe('the books', () => {
-  afterEach(async () => {
-    await service.stop();
-    await vast.stop();
-  });
-
   it('agree with the bill of the provider to the cent, and are divided among the jobs without a rest', async () => {
     await start({ offers: [dear] }, rich);
     const { id } = await rent();
@@ -330,11 +317,6 @@ describe('the books', () => {
 });
 
 describe('an estimate', () => {
-  afterEach(async () => {
-    await service.stop();
-    await vast.stop();
-  });
-
   it('is made from offers before anything is rented, and from a ready instance and past runs then', async () => {
     await start();
     const { body: offered } = await post<Estimate>('/jobs/estimate', { workflow: emptyImage });
@@ -418,11 +400,6 @@ describe('an estimate', () => {
 });
 
 describe('credit', () => {
-  afterEach(async () => {
-    await service.stop();
-    await vast.stop();
-  });
-
   it('that runs low is told in health and metrics, and nothing more is rented', async () => {
     await start({ creditUsd: 25 }, { CREDIT_CHECK_SECONDS: '1', SEARCH_TIMEOUT_SECONDS: '1' });
     interface Health {
