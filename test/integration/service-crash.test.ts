@@ -88,7 +88,7 @@ async function until(condition: () => Promise<boolean>, limitMs = 40_000): Promi
   for (;;) {
     if (await condition().catch(() => false)) return;
     if (performance.now() > deadline) throw new Error('It did not come to pass in time.');
-    await sleep(50);
+    await sleep(100);
   }
 }
 
