@@ -11,6 +11,7 @@ import { parseArgs } from 'node:util';
 import { setTimeout as sleep } from 'node:timers/promises';
 import sharp from 'sharp';
 import { startVastDouble, type VastDouble } from '../test/doubles/vast/index.ts';
+import { bareEnvironment } from '../test/support/child.ts';
 
 interface Instance {
   id: string;
@@ -192,16 +193,15 @@ function startService(servicePort: number, { url, apiKey }: VastDouble): ChildPr
     // Its own group, so that Ctrl+C reaches only the demo, which then stops it in order.
     detached: true,
     stdio: ['ignore', 'ignore', 'inherit'],
+    // Settings of the caller's own service, its storage and keys above all, are none of the demo's business.
     env: {
-      ...process.env,
+      ...bareEnvironment(),
       PORT: String(servicePort),
       DATA_DIR: dataDir,
       VASTAI_API_KEY: apiKey,
       VAST_API_URL: url,
       INSTANCE_POLL_SECONDS: '0.5',
       LOG_LEVEL: 'warn',
-      COMFYUI_URLS: '',
-      DATABASE_URL: '',
     },
   });
 }
