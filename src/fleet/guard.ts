@@ -106,9 +106,15 @@ function settingOf(limit: number): string {
   return limit === Infinity ? 'none' : String(limit);
 }
 
-/** A host may raise its price: then the dearest are let go until the rest is within the limit. */
+/**
+ * A host may raise its price: then some are let go until the rest is within the limit. First those that drain already, for as long as
+ * their jobs take, then the dearest.
+ */
 async function endDearest(deps: GuardDeps, limit: number): Promise<number> {
-  const staying = (await billing(deps.db)).filter(({ isEnding }) => !isEnding);
+  const now = deps.clock.now();
+  const staying = (await billing(deps.db))
+    .filter((instance) => !isEnding(instance, now))
+    .toSorted((a, b) => Number(isDraining(b)) - Number(isDraining(a)));
   let total = staying.reduce((sum, { pricePerHourUsd }) => sum + pricePerHourUsd, 0);
   let ended = 0;
   for (const { id, pricePerHourUsd } of staying) {
@@ -126,24 +132,28 @@ async function endDearest(deps: GuardDeps, limit: number): Promise<number> {
   return ended;
 }
 
+type Billing = Pick<InstanceRow, 'id' | 'status' | 'expires_at'> & { pricePerHourUsd: number };
+
+function isDraining({ status }: Billing): boolean {
+  return status === 'draining';
+}
+
+/** Whether it ends in the time that a limit leaves: one that drains before its life is over may bill until then. */
+function isEnding(instance: Billing, now: Date): boolean {
+  return instance.status === 'terminating' || (isDraining(instance) && isLifeOver(instance, now));
+}
+
 /** Instances whose machine bills or is about to, the dearest first. */
-async function billing(
-  db: Kysely<Tables>,
-): Promise<{ id: string; pricePerHourUsd: number; isEnding: boolean }[]> {
-  const rows = await db
+function billing(db: Kysely<Tables>): Promise<Billing[]> {
+  return db
     .selectFrom('instances')
     .innerJoin('rentals', 'rentals.id', 'instances.rental_id')
-    .select(['instances.id', 'instances.status', 'price_per_hour_usd'])
+    .select(['instances.id', 'instances.status', 'expires_at', 'price_per_hour_usd as pricePerHourUsd'])
     .where('rentals.status', '<>', 'gone')
     .where('instances.status', '<>', 'terminated')
     .orderBy('price_per_hour_usd', 'desc')
     .orderBy('instances.id')
     .execute();
-  return rows.map(({ id, status, price_per_hour_usd: pricePerHourUsd }) => ({
-    id,
-    pricePerHourUsd,
-    isEnding: status === 'draining' || status === 'terminating',
-  }));
 }
 
 async function end(
@@ -160,22 +170,34 @@ async function end(
       .executeTakeFirst();
     if (instance === undefined) return false;
     const now = clock.now();
-    const began = await beginEnding(trx, queues, instance, {
-      drain,
-      reason,
-      detail,
-      jobReason: terminationReasons[reason],
-      maxAttempts: config.JOB_MAX_ATTEMPTS,
-      now,
-    });
-    // Its jobs have no longer than those of one whose life is over.
-    if (began && drain) await shortenLife(trx, instance, now);
+    const began =
+      drain && instance.status === 'draining'
+        ? !isLifeOver(instance, now)
+        : await beginEnding(trx, queues, instance, {
+            drain,
+            reason,
+            detail,
+            jobReason: terminationReasons[reason],
+            maxAttempts: config.JOB_MAX_ATTEMPTS,
+            now,
+          });
+    if (began && drain) await endLife(trx, instance, { reason, detail }, now);
     if (began) log.warn({ instanceId: id, reason, detail, drain }, 'an instance is ended by the guard');
     return began;
   });
 }
 
-async function shortenLife(trx: Transaction<Tables>, instance: InstanceRow, now: Date) {
+/** Its jobs have no longer than those of one whose life is over, also where it drained before for as long as they take. */
+async function endLife(
+  trx: Transaction<Tables>,
+  instance: InstanceRow,
+  { reason, detail }: { reason: TerminationReason; detail: string | null },
+  now: Date,
+): Promise<void> {
   if (isLifeOver(instance, now)) return;
-  await trx.updateTable('instances').set({ expires_at: now }).where('id', '=', instance.id).execute();
+  await trx
+    .updateTable('instances')
+    .set({ expires_at: now, pending_reason: reason, pending_detail: detail })
+    .where('id', '=', instance.id)
+    .execute();
 }

@@ -128,6 +128,32 @@ describe('machines that together cost more than they may', () => {
     ]);
   });
 
+  it('leave no longer than a limit does to one that drains on request, before another is let go', async () => {
+    const config = loadConfig({ MAX_TOTAL_PRICE_PER_HOUR_USD: '1' });
+    for (const pricePerHourUsd of [0.8, 0.5]) await addReady(offer({ pricePerHourUsd }));
+    const inOrder = () =>
+      db
+        .selectFrom('instances')
+        .innerJoin('rentals', 'rentals.id', 'instances.rental_id')
+        .select(['instances.id', 'instances.status', 'expires_at', 'pending_reason'])
+        .orderBy('price_per_hour_usd')
+        .execute();
+    const [asked] = await inOrder();
+    const draining = { status: 'draining', pending_reason: 'requested' } as const;
+    await db
+      .updateTable('instances')
+      .set(draining)
+      .where('id', '=', asked?.id ?? '')
+      .execute();
+    const deps = { db, queues: opened.database.queues, config, clock: systemClock, log: quiet };
+    expect(await guardMoney(deps)).toBe(1);
+    expect(await guardMoney(deps)).toBe(0);
+    expect(await inOrder()).toMatchObject([
+      { status: 'draining', pending_reason: 'limit_reached', expires_at: expect.any(Date) },
+      { status: 'ready', expires_at: null },
+    ]);
+  });
+
   it('are ended where their jobs take longer than they may, and keep their reason', async () => {
     const config = loadConfig({ MAX_TOTAL_PRICE_PER_HOUR_USD: '1', DRAIN_LIMIT_MINUTES: '10' });
     await addReady(offer({ pricePerHourUsd: 1.5 }));
