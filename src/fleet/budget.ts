@@ -147,13 +147,13 @@ export async function readPosition(
   const rentals = await db
     .selectFrom('rentals')
     .innerJoin('instances', 'instances.id', 'rentals.instance_id')
-    .select(['rentals.status', 'offer', 'price_per_hour_usd', 'create_sent_at', 'gone_at'])
+    .select(['rentals.status', 'offer', 'price_per_hour_usd', 'gone_at'])
     .select('instances.expires_at')
     .where((eb) =>
       eb.or([
         eb('rentals.status', '<>', 'gone'),
         // A rental that was never made has no such moment.
-        eb.and([eb('confirmed_at', 'is not', null), eb('create_sent_at', '>=', startOfMonth(now))]),
+        eb.and([eb('confirmed_at', 'is not', null), eb('gone_at', '>=', startOfMonth(now))]),
       ]),
     )
     .where('rentals.id', 'is distinct from', without)
@@ -171,14 +171,10 @@ export async function readPosition(
     spentThisMonthUsd: await spentSince(db, startOfMonth(now), now),
     commitments: rentals.map((rental) => {
       const { pricePerHourUsd: agreedUsd, downloadUsd } = costsOf(rental.offer);
-      const from = rental.create_sent_at ?? now;
-      if (rental.status === 'gone') {
-        return { pricePerHourUsd: 0, downloadUsd, from, until: rental.gone_at ?? now };
-      }
+      if (rental.status === 'gone') return { pricePerHourUsd: 0, downloadUsd, until: rental.gone_at ?? now };
       // One that is shown cheaper may stand still just now.
       const pricePerHourUsd = Math.max(rental.price_per_hour_usd, agreedUsd);
-      const costs = { pricePerHourUsd, downloadUsd };
-      return { ...commitmentTo(costs, rental.expires_at, config, now), from };
+      return commitmentTo({ pricePerHourUsd, downloadUsd }, rental.expires_at, config, now);
     }),
   };
 }
@@ -199,7 +195,6 @@ export function commitmentTo(
   return {
     pricePerHourUsd,
     downloadUsd,
-    from: now,
     until: new Date(Math.max(endMs, now.getTime() + reserveMs)),
   };
 }

@@ -1,14 +1,12 @@
 // Whether money is enough: pure. What was spent and the worst case of all that is rented must stay within every limit.
 import type { LimitNumbers } from '../instances/budget.ts';
 
-/** Something that bills, or will: with a price, until an end that it can not outlive. */
+/** Something that bills, or is about to: with a price, until an end that it can not outlive. */
 export interface Commitment {
   pricePerHourUsd: number;
-  /** Since when it bills. */
-  from: Date;
   /** When it has ended at the latest. */
   until: Date;
-  /** What downloads to it may cost at most, all of it on the day of `from`. */
+  /** What downloads to it may cost at most, all of it on any day until then. */
   downloadUsd: number;
 }
 
@@ -105,13 +103,12 @@ function breach(
   return { limitName, limit, committed, asked, period };
 }
 
-/** What the commitments still cost within a span, at most. */
+/** What the commitments still cost within a span that is not over, at most. */
 function costWithin(commitments: readonly Commitment[], span: Span, now: Date): number {
-  return commitments.reduce((sum, { pricePerHourUsd, from, until, downloadUsd }) => {
-    const begin = Math.max(from.getTime(), now.getTime(), span.from.getTime());
+  const begin = Math.max(now.getTime(), span.from.getTime());
+  return commitments.reduce((sum, { pricePerHourUsd, until, downloadUsd }) => {
     const hours = Math.max(0, Math.min(until.getTime(), span.to.getTime()) - begin) / HOUR_MS;
-    const downloads = from >= span.from && from < span.to ? downloadUsd : 0;
-    return sum + hours * pricePerHourUsd + downloads;
+    return sum + hours * pricePerHourUsd + (until > span.from ? downloadUsd : 0);
   }, 0);
 }
 

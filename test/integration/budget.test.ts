@@ -89,6 +89,12 @@ describe('a machine that is gone', () => {
       numbers: { limitName: 'MAX_SPEND_PER_MONTH_USD', committed: 30 },
     });
     expect(await reserveOn(noonOf(35))).toBe(chosen);
+    // One that was there at the end of a month may have downloaded in each of the two.
+    const days = { create_sent_at: noonOf(31), gone_at: new Date(Date.UTC(2026, 1, 1, 0, 1)) };
+    await db.updateTable('rentals').set(days).execute();
+    expect(await reserveOn(noonOf(35))).toMatchObject({
+      numbers: { limitName: 'MAX_SPEND_PER_MONTH_USD', committed: expect.closeTo(30, 1) },
+    });
   });
 });
 
@@ -99,6 +105,17 @@ describe('a machine that the provider shows cheaper than it was rented', () => {
     const limits = { MAX_TOTAL_PRICE_PER_HOUR_USD: '1' };
     expect(await reserveOne(limits, [offer({ pricePerHourUsd: 0.5 })])).toMatchObject({
       numbers: { limitName: 'MAX_TOTAL_PRICE_PER_HOUR_USD', committed: 0.8 },
+    });
+  });
+});
+
+describe('a machine that was rented in a future that only a clock knew that was set back since', () => {
+  it('counts from now on', async () => {
+    const evening = new Date(Date.UTC(2026, 0, 5, 20));
+    await addReady(offer({ pricePerHourUsd: 2.5 }), new Date(Date.UTC(2026, 0, 6, 2)));
+    const limits = { MAX_SPEND_PER_DAY_USD: '10', MAX_SPEND_PER_MONTH_USD: 'none' };
+    expect(await reserveOne(limits, [offer({ pricePerHourUsd: 0.4 })], evening)).toMatchObject({
+      numbers: { limitName: 'MAX_SPEND_PER_DAY_USD', period: '2026-01-05', committed: expect.closeTo(10, 0) },
     });
   });
 });

@@ -11,7 +11,7 @@ const at = (day: number, hour = 0) => new Date(Date.UTC(2026, 0, day, hour));
 const limits: Limits = { instances: 10, totalPricePerHourUsd: 5, perDayUsd: 20, perMonthUsd: 100 };
 
 function commitment(from: Date, hours: number, pricePerHourUsd = 1, downloadUsd = 0): Commitment {
-  return { pricePerHourUsd, from, until: new Date(from.getTime() + hours * HOUR_MS), downloadUsd };
+  return { pricePerHourUsd, until: new Date(from.getTime() + hours * HOUR_MS), downloadUsd };
 }
 function position(now: Date, change: Partial<Position> = {}): Position {
   return { now, instances: 0, spentTodayUsd: 0, spentThisMonthUsd: 0, commitments: [], ...change };
@@ -63,10 +63,19 @@ describe('a limit', () => {
     expect(findBreach(limits, spent, commitment(last, 28))).toMatchObject({ period: '2026-01' });
   });
 
-  it('counts downloads once, on the day of the start', () => {
+  it('counts downloads once in every day that they may fall on, and once in every month', () => {
     const now = at(5, 12);
     expect(findBreach(limits, position(now), commitment(now, 4, 1, 16))).toBeNull();
     expect(findBreach(limits, position(now), commitment(now, 5, 1, 16))).toMatchObject({ asked: 21 });
+    const overnight = commitment(at(5, 23), 6, 1, 16);
+    expect(findBreach(limits, position(at(5, 23)), overnight)).toMatchObject({
+      asked: 21,
+      period: '2026-01-06',
+    });
+    const monthly = { ...limits, perMonthUsd: 50 };
+    expect(findBreach(monthly, position(at(5)), commitment(at(5), 50, 0.1, 16))).toBeNull();
+    const later = position(at(6, 1), { commitments: [commitment(at(5, 23), 6, 0, 16)] });
+    expect(findBreach(limits, later, commitment(at(6, 1), 5))).toMatchObject({ committed: 16, asked: 5 });
   });
 
   it('that is switched off is never passed', () => {
@@ -158,22 +167,26 @@ describe('a running total', () => {
     fc.assert(
       fc.property(
         fc.integer({ min: 0, max: 47 }),
-        fc.array(fc.tuple(fc.integer({ min: 0, max: 30 }), fc.double({ min: 0.05, max: 1, noNaN: true })), {
-          minLength: 1,
-          maxLength: 12,
-        }),
+        fc.array(
+          fc.tuple(
+            fc.integer({ min: 0, max: 30 }),
+            fc.double({ min: 0.05, max: 1, noNaN: true }),
+            fc.integer({ min: 0, max: 5 }),
+          ),
+          { minLength: 1, maxLength: 12 },
+        ),
         fc.integer({ min: 0, max: 40 }),
         (startHour, wishes, later) => {
           const start = at(5, startHour);
           const admitted: Commitment[] = [];
-          for (const [hours, price] of wishes) {
+          for (const [hours, price, downloadUsd] of wishes) {
             const expiresAt = new Date(start.getTime() + hours * HOUR_MS);
-            const ask = commitmentTo({ pricePerHourUsd: price, downloadUsd: 0 }, expiresAt, config, start);
+            const ask = commitmentTo({ pricePerHourUsd: price, downloadUsd }, expiresAt, config, start);
             if (findBreach(limits, position(start, { commitments: admitted }), ask) === null)
               admitted.push(ask);
           }
           const now = new Date(start.getTime() + later * HOUR_MS);
-          const live = admitted.filter(({ until }) => until > now);
+          const left = admitted.map((each) => (each.until > now ? each : { ...each, pricePerHourUsd: 0 }));
           const spentSince = (from: Date) =>
             admitted.reduce((sum, { pricePerHourUsd, until }) => {
               const begin = Math.max(from.getTime(), start.getTime());
@@ -182,7 +195,7 @@ describe('a running total', () => {
             }, 0);
           const dayStart = new Date(Math.floor(now.getTime() / (24 * HOUR_MS)) * 24 * HOUR_MS);
           const state = position(now, {
-            commitments: live,
+            commitments: left,
             spentTodayUsd: spentSince(dayStart),
             spentThisMonthUsd: spentSince(at(1)),
           });
