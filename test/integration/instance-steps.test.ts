@@ -118,6 +118,31 @@ describe('an instance whose steps fail for a reason that nobody foresaw', () => 
   });
 });
 
+describe('a machine that is destroyed while the single view of the provider fails for ever', () => {
+  it('is gone when the list alone has not shown it for as long as a destruction may take', async () => {
+    steps = await createStepBench({ env: { DESTROY_RESERVE_HOURS: '1' } });
+    await steps.stepUntil('check');
+    await steps.instances.end(steps.id, { drain: false });
+    const begun = Date.now();
+    const statusAfter = async (minutes: number) => {
+      const clock = { now: () => new Date(begun + minutes * 60_000) };
+      await steps.step({ ...steps.replica, clock });
+      return (await steps.state()).rental?.status;
+    };
+    steps.vast.knobs.faultChances = {
+      show: [{ fault: '500', chance: 1 }],
+      destroy: [{ fault: 'noop', chance: 1 }],
+    };
+    for (const minutes of [0, 1, 2, 70, 140]) expect(await statusAfter(minutes)).toBe('destroying');
+    delete steps.vast.knobs.faultChances.destroy;
+    expect(await statusAfter(141)).toBe('destroying');
+    expect(steps.vast.liveRentals()).toEqual([]);
+    steps.vast.knobs.faults.list.push('500', '500');
+    for (const minutes of [142, 143, 200]) expect(await statusAfter(minutes)).toBe('destroying');
+    expect(await statusAfter(204)).toBe('gone');
+  });
+});
+
 describe('a clock that is set back', () => {
   const stepAt = (seconds: number) => {
     const clock = { now: () => new Date(begun + seconds * 1000) };

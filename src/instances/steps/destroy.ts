@@ -5,13 +5,14 @@ import { ProviderError } from '../provider.ts';
 import type { RentalStep, Step } from './step.ts';
 import { enterPhase, stillOwned, type InstanceUpdate } from '../records.ts';
 import { check } from './check.ts';
-import { viewRental } from './load.ts';
-import { finish, lookAgain, needProvider, needProviderId } from './step.ts';
+import { viewInList, viewRental } from './load.ts';
+import { finish, lookAgain, needProvider, needProviderId, troubleSince } from './step.ts';
 
 /** After so many tries a person should know; the tries go on. */
 export const ALARM_AFTER_TRIES = 5;
 /** The provider's views follow a destroy within moments. */
 const CONFIRM_MS = 2000;
+const HOUR_MS = 3_600_000;
 
 /** Ends a draining instance once its jobs have ended, their outputs fetched. */
 export async function drain(step: Step): Promise<void> {
@@ -104,12 +105,36 @@ async function isGone(step: RentalStep): Promise<boolean> {
     return await isAbsent(step);
   } catch (error) {
     if (!(error instanceof ProviderError)) throw error;
+    if (error.kind !== 'unauthorized' && (await isLongUnlisted(step))) return true;
     step.log.warn(
       { error: error.message },
       'whether the rental is gone cannot be seen, so it is destroyed once more',
     );
     return false;
   }
+}
+
+/**
+ * A single view that fails for ever must not keep the record open, and in the limits, for ever: the list is believed alone when it has
+ * not shown the rental for as long as a destruction may take. Should it show it again after all, that is an orphan, and is destroyed.
+ */
+async function isLongUnlisted(step: RentalStep): Promise<boolean> {
+  const { rental, deps, now } = step;
+  try {
+    if ((await viewInList(step)) !== 'absent') return false;
+  } catch (error) {
+    if (!(error instanceof ProviderError)) throw error;
+    return false;
+  }
+  const since = troubleSince(rental, 'absent', now);
+  await deps.db
+    .updateTable('rentals')
+    .set({ trouble: 'absent', trouble_since: since })
+    .where('id', '=', rental.id)
+    .where(stillOwned(step.instance))
+    .execute();
+  const { DESTROY_RESERVE_HOURS: hours, RENT_SETTLE_SECONDS: seconds } = deps.config;
+  return now.getTime() - since.getTime() >= Math.max(hours * HOUR_MS, seconds * 1000);
 }
 
 async function isAbsent(step: RentalStep): Promise<boolean> {

@@ -48,15 +48,17 @@ export async function load(step: RentalStep): Promise<void> {
  * Notes the first sight, since absence means more after it.
  */
 export async function viewRental(step: RentalStep): Promise<ProviderInstance | 'absent'> {
-  const { rental } = step;
-  const provider = needProvider(step);
-  const view = await provider.describe(needProviderId(rental), step.signal);
-  const instance =
-    view.kind === 'present'
-      ? view.instance
-      : (await provider.listAll(step.signal)).find(
-          ({ providerInstanceId }) => providerInstanceId === rental.provider_instance_id,
-        );
+  const view = await needProvider(step).describe(needProviderId(step.rental), step.signal);
+  if (view.kind === 'absent') return viewInList(step);
+  await noteView(step, view.instance);
+  return view.instance;
+}
+
+/** What the list of the account shows of the rental, which proves no absence by itself. */
+export async function viewInList(step: RentalStep): Promise<ProviderInstance | 'absent'> {
+  const instance = (await needProvider(step).listAll(step.signal)).find(
+    ({ providerInstanceId }) => providerInstanceId === step.rental.provider_instance_id,
+  );
   if (instance === undefined) return 'absent';
   await noteView(step, instance);
   return instance;
