@@ -169,15 +169,18 @@ export class ProviderError extends Error {
   readonly kind: ProviderErrorKind;
   /** A rental that the failed launch left behind; it must be destroyed. */
   readonly leftoverId: string | undefined;
+  /** The single view of a rental failed, but the list of the account answers, and does not show it. */
+  readonly unlisted: boolean;
 
   constructor(
     kind: ProviderErrorKind,
     message: string,
-    options: { cause?: unknown; leftoverId?: string } = {},
+    options: { cause?: unknown; leftoverId?: string; unlisted?: boolean } = {},
   ) {
     super(message, options.cause === undefined ? undefined : { cause: options.cause });
     this.name = 'ProviderError';
     this.kind = kind;
     this.leftoverId = options.leftoverId;
+    this.unlisted = options.unlisted ?? false;
   }
 }

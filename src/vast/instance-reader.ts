@@ -58,8 +58,9 @@ export function createInstanceReader({ client, pacer, closing, isComplete }: Rea
       return await client.show(instanceId, signal);
     } catch (error) {
       if (signal?.aborted === true || isOfKey(error)) throw error;
-      const listed = await readFromList(instanceId, signal).catch(() => null);
-      if (listed === null) throw error;
+      const listed = await readFromList(instanceId, signal).catch(() => 'no answer' as const);
+      if (listed === 'no answer') throw error;
+      if (listed === null) throw unlisted(error);
       return listed;
     }
   }
@@ -73,6 +74,12 @@ export function createInstanceReader({ client, pacer, closing, isComplete }: Rea
       return (await readFromList(instanceId, signal)) ?? row;
     },
   };
+}
+
+/** The same error, which tells that vast.ai answers all the same. */
+function unlisted(error: unknown): unknown {
+  if (!(error instanceof ProviderError)) return error;
+  return new ProviderError(error.kind, error.message, { cause: error, unlisted: true });
 }
 
 /** The list would be refused as well. */

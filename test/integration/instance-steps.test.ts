@@ -118,6 +118,27 @@ describe('an instance whose steps fail for a reason that nobody foresaw', () => 
   });
 });
 
+describe('a ready machine that is silent while the single view of the provider fails for ever', () => {
+  it('is given up after its limit where the list does not show it either', async () => {
+    steps = await createStepBench({ env: { UNREACHABLE_TIMEOUT_SECONDS: '60' } });
+    await steps.stepUntil('check');
+    const begun = Date.now();
+    steps.vast.strike(Number((await steps.state()).rental?.provider_instance_id), 'comfyui-gone');
+    steps.vast.knobs.faultChances = {
+      show: [{ fault: '500', chance: 1 }],
+      list: [{ fault: 'empty-list', chance: 1 }],
+    };
+    const statusAfter = async (seconds: number) => {
+      const clock = { now: () => new Date(begun + seconds * 1000) };
+      await steps.step({ ...steps.replica, clock });
+      return (await steps.state()).instance.status;
+    };
+    expect(await statusAfter(0)).toBe('ready');
+    expect(await statusAfter(59)).toBe('ready');
+    expect(await statusAfter(61)).toBe('terminating');
+  });
+});
+
 describe('a machine that is destroyed while the single view of the provider fails for ever', () => {
   it('is gone when the list alone has not shown it for as long as a destruction may take', async () => {
     steps = await createStepBench({ env: { DESTROY_RESERVE_HOURS: '1' } });
@@ -138,8 +159,8 @@ describe('a machine that is destroyed while the single view of the provider fail
     expect(await statusAfter(141)).toBe('destroying');
     expect(steps.vast.liveRentals()).toEqual([]);
     steps.vast.knobs.faults.list.push('500', '500');
-    for (const minutes of [142, 143, 200]) expect(await statusAfter(minutes)).toBe('destroying');
-    expect(await statusAfter(204)).toBe('gone');
+    for (const minutes of [142, 143, 144, 203]) expect(await statusAfter(minutes)).toBe('destroying');
+    expect(await statusAfter(205)).toBe('gone');
   });
 });
 

@@ -58,7 +58,7 @@ export async function check(given: Step, wanted: Wanted = {}): Promise<void> {
 
 /**
  * A provider that cannot answer decides nothing: the machine is watched, and its switch renewed, all the same. One that refuses
- * to answer is not `silent`: our network works then.
+ * to answer, or answers with its list alone, is not `silent`: our network works then.
  */
 async function askProvider(step: RentalStep): Promise<Told | 'decided'> {
   try {
@@ -70,7 +70,7 @@ async function askProvider(step: RentalStep): Promise<Told | 'decided'> {
       { kind: error.kind, error: messageOf(error) },
       'the provider could not be asked for the machine',
     );
-    return toldBy(step, error.kind === 'unavailable');
+    return toldBy(step, error.kind === 'unavailable' && !error.unlisted);
   }
 }
 

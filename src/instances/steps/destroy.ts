@@ -105,7 +105,7 @@ async function isGone(step: RentalStep): Promise<boolean> {
     return await isAbsent(step);
   } catch (error) {
     if (!(error instanceof ProviderError)) throw error;
-    if (error.kind !== 'unauthorized' && (await isLongUnlisted(step))) return true;
+    if (error.unlisted && (await isLongUnlisted(step))) return true;
     step.log.warn(
       { error: error.message },
       'whether the rental is gone cannot be seen, so it is destroyed once more',
