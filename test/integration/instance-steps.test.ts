@@ -4,6 +4,7 @@ import { loadConfig } from '../../src/config.ts';
 import { createBudget } from '../../src/fleet/budget.ts';
 import type { Provider } from '../../src/instances/provider.ts';
 import { noIntervals } from '../../src/vast/endpoints.ts';
+import { instantPhases } from '../doubles/vast/knobs.ts';
 import { createStepBench, type StepBench } from '../support/steps.ts';
 
 let steps: StepBench;
@@ -208,5 +209,23 @@ describe('a clock that is set back', () => {
     expect((await steps.state()).instance.status).toBe('ready');
     await stepAt(61);
     expect((await steps.state()).instance.status).toBe('terminating');
+  });
+
+  it('does not prolong the time that a machine has to load', async () => {
+    steps = await createStepBench({
+      env: { LOADING_TIMEOUT_SECONDS: '60' },
+      knobs: { phases: { ...instantPhases, loadingMs: 600_000 } },
+    });
+    await steps.stepUntil('launch');
+    begun = Date.now();
+    for (const seconds of [3600, 3600, 0]) await stepAt(seconds);
+    expect((await steps.state()).instance.phase).toBe('loading');
+    await stepAt(59);
+    expect((await steps.state()).rental?.status).toBe('active');
+    await stepAt(61);
+    expect((await steps.state()).rental).toMatchObject({
+      status: 'destroying',
+      end_reason: 'loading_timeout',
+    });
   });
 });

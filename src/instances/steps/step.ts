@@ -64,7 +64,7 @@ export async function finish(
 ): Promise<void> {
   const { deps, instance } = step;
   await deps.db.transaction().execute(async (trx) => {
-    const done = { next_step_at: step.now, failing_since: null };
+    const done = { next_step_at: step.now, failing_since: null, phase_started_at: phaseBegan(step) };
     if (!(await updateOwned(trx, instance, { ...done, ...update }))) return;
     await write?.(trx);
     // What jobs wait for has changed.
@@ -162,7 +162,12 @@ export async function drainInstance(
 
 /** How long the current phase has lasted, in milliseconds. */
 export function phaseAgeMs(step: Step): number {
-  return step.now.getTime() - (step.instance.phase_started_at ?? step.now).getTime();
+  return step.now.getTime() - begunAt(step.instance.phase_started_at, step.now).getTime();
+}
+
+/** Null outside of a phase. One that began in the future, before a clock was set back, begins anew with each step. */
+function phaseBegan({ instance, now }: Step): Date | null {
+  return instance.phase_started_at === null ? null : begunAt(instance.phase_started_at, now);
 }
 
 /** The provider, or the error of a refused key: without any, a machine is no worse off. */
