@@ -44,6 +44,10 @@ export interface FleetSettings {
   race: number;
   /** The first wait after an instance that was never ready; it doubles with each further one. */
   retryMs: number;
+  /** What is rented for jobs without requirements. */
+  requirements: RequestedRequirements;
+  /** The disk of what is rented where no other is asked for. */
+  diskGb: number;
   /** Why nothing can be rented at all; null when it can. */
   obstacle: string | null;
 }

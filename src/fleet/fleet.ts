@@ -57,6 +57,8 @@ function settingsOf({ config, canRent }: FleetDeps): FleetSettings {
     jobsPerInstance: config.FLEET_JOBS_PER_INSTANCE,
     race: config.FLEET_RACE,
     retryMs: config.FLEET_RETRY_SECONDS * 1000,
+    requirements: config.FLEET_REQUIREMENTS,
+    diskGb: config.VAST_DISK_GB,
     obstacle: canRent ? null : 'Nothing can be rented without VASTAI_API_KEY.',
   };
 }

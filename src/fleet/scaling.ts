@@ -115,7 +115,7 @@ function rentFor(
       rent.push(rentOf(demand, roomFor(rent, state, settings), settings));
       const place: Place = {
         instance: null,
-        covers: (other) => other === demand || promises(demand, other),
+        covers: (other) => other === demand || promises(demand, other, settings),
         room: settings.jobsPerInstance,
       };
       left -= fill(place, left);
@@ -126,9 +126,10 @@ function rentFor(
 }
 
 /** Whether what is rented for `demand` will do for `other` too, whatever machine it becomes. */
-function promises(demand: Demand, other: Demand): boolean {
+function promises(demand: Demand, other: Demand, settings: FleetSettings): boolean {
   if (other.requirements === null) return true;
-  if (demand.requirements === null) return false;
+  const wanted = demand.requirements ?? settings.requirements;
+  const requirements = { ...wanted, diskGb: wanted.diskGb ?? settings.diskGb };
   const unknown = {
     id: '',
     gpuName: null,
@@ -139,7 +140,7 @@ function promises(demand: Demand, other: Demand): boolean {
     cudaVersion: null,
     region: null,
   };
-  return willFit(other.requirements, { ...unknown, machineKnown: false, requirements: demand.requirements });
+  return willFit(other.requirements, { ...unknown, machineKnown: false, requirements });
 }
 
 /** Rents up to `missing` instances that nothing waits for yet. */

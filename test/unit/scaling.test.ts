@@ -11,6 +11,8 @@ const now = new Date('2026-01-01T12:00:00Z');
 const agoMs = (ms: number) => new Date(now.getTime() - ms);
 const MINUTE = 60_000;
 
+const wishes = (given: object) => requirementsSchema.parse(given);
+
 const defaults: FleetSettings = {
   minInstances: 0,
   maxInstances: 3,
@@ -18,8 +20,9 @@ const defaults: FleetSettings = {
   race: 1,
   retryMs: MINUTE,
   obstacle: null,
+  requirements: wishes({}),
+  diskGb: 80,
 };
-const wishes = (given: object) => requirementsSchema.parse(given);
 const asked = (given: object) => completeRequirements(wishes(given), { diskGb: 80, maxPricePerHourUsd: 1 });
 
 const anyJobs = (jobs: number): Demand => ({ wish: 'null', requirements: null, jobs });
@@ -94,6 +97,15 @@ describe('renting', () => {
   it('rents by the requirements of the job, and nothing else when that will serve others too', () => {
     const demands = [jobsFor('large', { minVramGb: 40 }), anyJobs(3)];
     expect(plan({ demands }).rent).toMatchObject([{ wish: 'large', requirements: { minVramGb: 40 } }]);
+  });
+
+  it('rents by the requirements of the settings for jobs without any, and nothing else when that will serve others too', () => {
+    const requirements = wishes({ minVramGb: 24 });
+    const rented = (other: Demand) =>
+      plan({ demands: [anyJobs(1), other] }, { requirements, diskGb: 80 }).rent;
+    expect(rented(jobsFor('small', { minVramGb: 16, diskGb: 60 }))).toHaveLength(1);
+    expect(rented(jobsFor('roomy', { diskGb: 100 }))).toHaveLength(2);
+    expect(rented(jobsFor('large', { minVramGb: 40 }))).toHaveLength(2);
   });
 
   it('does not rely on a machine that may turn out too small', () => {
