@@ -62,6 +62,22 @@ describe('a machine that was chosen a while ago', () => {
   });
 });
 
+describe('an instance whose process dies once its rental is known to have failed', () => {
+  it('looks for another machine, and says so', async () => {
+    steps = await createStepBench();
+    await steps.stepUntil('launch');
+    const { db } = steps.database;
+    const failed = { status: 'gone', gone_at: new Date(), end_reason: 'renting_failed' } as const;
+    await db.updateTable('rentals').set(failed).execute();
+    steps.vast.knobs.faultChances.search = [{ fault: '500', chance: 1 }];
+    for (let looks = 0; looks < 2; looks += 1) await steps.step();
+    expect((await steps.state()).instance).toMatchObject({
+      phase: 'searching',
+      phases: [{ phase: 'searching' }, { phase: 'renting' }, { phase: 'searching', endedAt: null }],
+    });
+  });
+});
+
 describe('a ready machine whose price is raised above what may be paid', () => {
   it('is over its life, so that its jobs have no longer than those of one that has reached a limit', async () => {
     steps = await createStepBench();

@@ -28,6 +28,11 @@ const OFFERS_PER_RENTAL = 4;
 
 export async function search(step: Step): Promise<void> {
   const { deps, instance, now } = step;
+  // Its rental failed, and the process died before it wrote that another is looked for.
+  if (instance.phase !== 'searching') {
+    const update = enterPhase(instance, 'searching', instance.rental_count, now);
+    return finish(step, { ...update, message: 'Looking for another machine.' }, 0);
+  }
   if (isLifeOver(instance, now)) {
     return endInstance(step, 'lifetime_reached', 'It was still looking for a machine.');
   }
