@@ -38,28 +38,26 @@ export async function costOfJob(db: Kysely<Tables>, jobId: string, now: Date): P
   };
 }
 
+/** In one statement, so that an instance which is gone is never shown with a machine that still bills. */
 async function rentalsOf(db: Kysely<Tables>, instanceId: string) {
   const rentals = await db
     .selectFrom('rentals')
+    .innerJoin('instances', 'instances.id', 'rentals.instance_id')
     .select([
-      'status',
+      'rentals.status',
       'offer',
       'price_per_hour_usd',
       'past_prices',
       'create_sent_at',
       'confirmed_at',
-      'ready_at',
+      'rentals.ready_at',
       'gone_at',
+      'instances.status as instanceStatus',
     ])
     .where('instance_id', '=', instanceId)
     .orderBy('number')
     .execute();
-  const { status } = await db
-    .selectFrom('instances')
-    .select('status')
-    .where('id', '=', instanceId)
-    .executeTakeFirstOrThrow();
-  return { rentals, isGone: status === 'terminated' };
+  return { rentals, isGone: rentals.every(({ instanceStatus }) => instanceStatus === 'terminated') };
 }
 
 async function worksOf(db: Kysely<Tables>, instanceId: string, now: Date): Promise<Work[]> {

@@ -1,9 +1,10 @@
 // The books in the database, read while they are written.
-import { sql, type Transaction } from 'kysely';
+import { sql, type Kysely, type Transaction } from 'kysely';
 import { v7 as uuid } from 'uuid';
 import { afterAll, beforeAll, expect, it } from 'vitest';
 import type { Tables } from '../../src/database/tables.ts';
 import { readCosts } from '../../src/fleet/costs.ts';
+import { costOfJob } from '../../src/fleet/job-costs.ts';
 import { recordCosts, spentSince } from '../../src/fleet/ledger.ts';
 import { startOfDay } from '../../src/fleet/limits.ts';
 import { createTestDatabase, openDatabase, type TestDatabase } from '../support/database.ts';
@@ -38,11 +39,12 @@ async function addRentalThatIsGone(instanceId: string = uuid()): Promise<string>
 }
 
 /** A job that was sent a file of 1 GB there, for 0.002 USD. */
-async function addEndedAttempt(trx: Transaction<Tables>, instanceId: string): Promise<void> {
+async function addEndedAttempt(trx: Kysely<Tables>, instanceId: string): Promise<string> {
   const [jobId, assetId] = [uuid(), 'a'.repeat(64)];
   await trx
     .insertInto('assets')
     .values({ id: assetId, stored_as: assetId, size_bytes: 1e9, content_type: 'image/png', uploaded: true })
+    .onConflict((conflict) => conflict.doNothing())
     .execute();
   await trx
     .insertInto('jobs')
@@ -68,6 +70,7 @@ async function addEndedAttempt(trx: Transaction<Tables>, instanceId: string): Pr
       ...times,
     })
     .execute();
+  return jobId;
 }
 
 /** As the ledger does it for a rental that is gone. */
@@ -80,10 +83,10 @@ async function closeBooks(trx: Transaction<Tables>, id: string): Promise<void> {
   await trx.updateTable('rentals').set({ recorded_at: now }).where('id', '=', id).execute();
 }
 
-async function isWaited(trx: Transaction<Tables>): Promise<boolean> {
+async function isWaited(trx: Transaction<Tables>, table: string): Promise<boolean> {
   const { rows } = await sql`
     select from pg_locks
-    where not granted and relation = 'attempts'::regclass
+    where not granted and relation = ${table}::regclass
       and database = (select oid from pg_database where datname = current_database())
   `.execute(trx);
   return rows.length > 0;
@@ -101,7 +104,7 @@ it('counts a rental once whose books are closed in the middle of the counting', 
       // The rows of the books can be read meanwhile, those of open rentals only after this.
       await sql`lock table attempts in access exclusive mode`.execute(trx);
       const pending = spentSince(db, startOfDay(now), now);
-      await expect.poll(() => isWaited(trx)).toBe(true);
+      await expect.poll(() => isWaited(trx, 'attempts')).toBe(true);
       await closeBooks(trx, id);
       return { pending };
     });
@@ -139,6 +142,44 @@ it('holds the traffic of a job that ended, with its machine, in the middle of th
     expect(total).toMatchObject({ trafficUsd: 0.002, totalUsd: 2.002, final: true });
   } finally {
     await other.stop();
+  }
+});
+
+it('calls the cost of a job final only with the whole life of its machine', async () => {
+  const { db } = open.database;
+  const [first, second] = [await openDatabase(open.url), await openDatabase(open.url)];
+  try {
+    const instanceId = uuid();
+    const id = await addRentalThatIsGone(instanceId);
+    const jobId = await addEndedAttempt(db, instanceId);
+    const set = async (on: Kysely<Tables>, isGone: boolean) => {
+      const [rental, instance] = isGone
+        ? ([{ status: 'gone', gone_at: before(0.5) }, { status: 'terminated' }] as const)
+        : ([{ status: 'destroying', gone_at: null }, { status: 'terminating' }] as const);
+      await on.updateTable('rentals').set(rental).where('id', '=', id).execute();
+      await on.updateTable('instances').set(instance).where('id', '=', instanceId).execute();
+    };
+    await set(db, false);
+    await recordCosts(db, now);
+
+    const rentals = await first.db.startTransaction().execute();
+    await sql`lock table rentals in access exclusive mode`.execute(rentals);
+    let isRead = false;
+    const reading = costOfJob(db, jobId, now).finally(() => (isRead = true));
+    await expect.poll(() => isWaited(rentals, 'rentals')).toBe(true);
+    const instances = await second.db.startTransaction().execute();
+    await sql`lock table instances in access exclusive mode`.execute(instances);
+    await rentals.commit().execute();
+    await expect.poll(async () => isRead || (await isWaited(instances, 'instances'))).toBe(true);
+    await set(instances, true);
+    await instances.commit().execute();
+
+    const cost = await reading;
+    expect(cost?.totalUsd).toBe(cost?.final === true ? 3.002 : 4.002);
+    expect(await costOfJob(db, jobId, now)).toMatchObject({ final: true, totalUsd: 3.002 });
+  } finally {
+    await first.stop();
+    await second.stop();
   }
 });
 
