@@ -10,6 +10,7 @@ import {
   type Obstacle,
   type Terms,
 } from '../instances/budget.ts';
+import { isLifeOver } from '../instances/instance.ts';
 import type { Offer } from '../instances/provider.ts';
 import type { Clock } from '../support/clock.ts';
 import { readCredit, type Credit } from './credit.ts';
@@ -148,7 +149,7 @@ export async function readPosition(
     .selectFrom('rentals')
     .innerJoin('instances', 'instances.id', 'rentals.instance_id')
     .select(['rentals.status', 'offer', 'price_per_hour_usd', 'gone_at'])
-    .select('instances.expires_at')
+    .select(['instances.status as instanceStatus', 'instances.expires_at'])
     .where((eb) =>
       eb.or([
         eb('rentals.status', '<>', 'gone'),
@@ -174,7 +175,10 @@ export async function readPosition(
       if (rental.status === 'gone') return { pricePerHourUsd: 0, downloadUsd, until: rental.gone_at ?? now };
       // One that is shown cheaper may stand still just now.
       const pricePerHourUsd = Math.max(rental.price_per_hour_usd, agreedUsd);
-      return commitmentTo({ pricePerHourUsd, downloadUsd }, rental.expires_at, config, now);
+      // One that ends has no longer than if its life were over.
+      const isEnding = rental.instanceStatus === 'terminating' && !isLifeOver(rental, now);
+      const expiresAt = isEnding ? now : rental.expires_at;
+      return commitmentTo({ pricePerHourUsd, downloadUsd }, expiresAt, config, now);
     }),
   };
 }

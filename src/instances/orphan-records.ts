@@ -96,8 +96,6 @@ export async function recordForDestroying(
       rental_id: rentalId,
       rental_count: 1,
       ...machineFactsOf(offer),
-      // Without an end of its life it would count against the limits for a month or two.
-      expires_at: now,
       pending_reason: 'orphaned',
       pending_detail: evidence,
       message: evidence,

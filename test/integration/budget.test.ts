@@ -98,6 +98,22 @@ describe('a machine that is gone', () => {
   });
 });
 
+describe('a machine that is being destroyed', () => {
+  it('counts for as long as that may take, however long it might have lived', async () => {
+    const morning = new Date(Date.UTC(2026, 0, 5, 6));
+    await addReady(offer({ pricePerHourUsd: 1 }), morning);
+    const cheap = offer({ pricePerHourUsd: 0.4 });
+    const limits = { MAX_SPEND_PER_DAY_USD: '3', DESTROY_RESERVE_HOURS: '1', DRAIN_LIMIT_MINUTES: '30' };
+    expect(await reserveOne(limits, [cheap], morning)).toMatchObject({ reason: 'limit_reached' });
+    await db.updateTable('instances').set({ status: 'terminating' }).execute();
+    await db.updateTable('rentals').set({ status: 'destroying' }).execute();
+    expect(await reserveOne(limits, [cheap], morning)).toBe(cheap);
+    expect(await reserveOne({ ...limits, MAX_SPEND_PER_DAY_USD: '2' }, [cheap], morning)).toMatchObject({
+      reason: 'limit_reached',
+    });
+  });
+});
+
 describe('a machine that the provider shows cheaper than it was rented', () => {
   it('makes no room for another: it may stand still, and cost its price again when it runs', async () => {
     await addReady(offer({ pricePerHourUsd: 0.8 }));
