@@ -190,8 +190,9 @@ function obstacleFor(
     .toSorted((a, b) => b.at.getTime() - a.at.getTime());
   if (latest === undefined) return null;
   const time = latest.at.toISOString().slice(11, 19);
-  const times = latest.tries === 1 ? 'The last machine' : `The last ${latest.tries} machines`;
-  return `${times} rented for it never got ready. ${latest.text} The fleet tries again at ${time} UTC.`;
+  const which = latest.tries === 1 ? 'The last instance' : `The last ${latest.tries} instances`;
+  const whose = latest.wish === null ? 'of the fleet' : 'for it';
+  return `${which} ${whose} never got ready. ${latest.text} The fleet tries again at ${time} UTC.`;
 }
 
 /** Rented instances that have had nothing to do for too long, the longest first. */

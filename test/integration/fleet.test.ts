@@ -133,7 +133,7 @@ describe('a job that names no instance', () => {
     expect(waiting.waitingFor).toMatch(/No offer satisfied the requirements in time/);
     expect(await instances()).toHaveLength(1);
     await service.until<Page<Instance>>('/instances', ({ items }) => items.length === 2);
-    await waits(id, /The last 2 machines/);
+    await waits(id, /The last 2 instances/);
   });
 
   it('rents nothing once it was canceled', async () => {

@@ -187,7 +187,7 @@ describe('after instances that were never ready, renting', () => {
     const later = plan({ demands: [anyJobs(1)], setbacks: thrice });
     expect(later.rent).toEqual([]);
     expect(later.notes.get('null')).toBe(
-      'The last 3 machines rented for it never got ready. No offer satisfied the requirements in time. Nothing fits. The fleet tries again at 12:01:00 UTC.',
+      'The last 3 instances for it never got ready. No offer satisfied the requirements in time. Nothing fits. The fleet tries again at 12:01:00 UTC.',
     );
     expect(later.nextLookAt).toEqual(new Date('2026-01-01T12:01:00Z'));
     expect(plan({ demands: [anyJobs(1)], setbacks: setbacksOf([failed(1.1 * MINUTE)]) }).rent).toHaveLength(
@@ -211,6 +211,8 @@ describe('after instances that were never ready, renting', () => {
     const { rent, notes } = tried(failed(1000, { reason: 'insufficient_credit' }));
     expect(rent).toEqual([]);
     expect([...notes.keys()]).toEqual(['null', 'l']);
+    // None was for this demand.
+    expect(notes.get('l')).toMatch(/^The last instance of the fleet never got ready\. The account/);
   });
 
   it('still waits for every demand when one of them has failed for another reason since', () => {
