@@ -18,7 +18,7 @@ export interface TemporaryFiles {
   receive<T>(stream: Readable, options: ReceiveOptions, use: (file: TemporaryFile) => Promise<T>): Promise<T>;
   /** Rejects when files could not be written now. */
   check(): Promise<void>;
-  /** Removes what a killed process left; files that somebody may still be writing stay. */
+  /** Removes what a killed process left; files that somebody may still be writing stay. Rejects where something stays that should not. */
   tidy(): Promise<void>;
 }
 
@@ -32,9 +32,11 @@ export function createTemporaryFiles({ dir }: { dir: string }): TemporaryFiles {
   const hashers = createHasherPool();
   const tidy = atMostEvery(TIDY_EVERY_MS, () => removeAbandoned(dir));
   // Each time, since somebody may have removed the folder.
+  const makeDir = () => mkdir(dir, { recursive: true });
   const prepare = async (): Promise<void> => {
-    await mkdir(dir, { recursive: true });
-    await tidy();
+    await makeDir();
+    // What cannot be removed is in nobody's way, and told by whoever tidies up.
+    await tidy().catch(() => undefined);
   };
 
   return {
@@ -77,7 +79,10 @@ export function createTemporaryFiles({ dir }: { dir: string }): TemporaryFiles {
       }
     },
 
-    tidy: prepare,
+    async tidy() {
+      await makeDir();
+      await tidy();
+    },
   };
 }
 
@@ -101,12 +106,16 @@ const fullDisk = ['ENOSPC', 'EDQUOT'];
 /** It is gone, or read-only, or somebody else's, or the process has too many files open. */
 const brokenDisk = ['ENOENT', 'ESTALE', 'EROFS', 'EIO', 'EACCES', 'EMFILE', 'ENFILE'];
 
+/** One that cannot be removed keeps none of the others. */
 async function removeAbandoned(dir: string): Promise<void> {
+  const failures: unknown[] = [];
   for (const name of await readdir(dir)) {
     const path = join(dir, name);
     const info = await stat(path).catch(() => null);
-    if (info !== null && Date.now() - info.mtimeMs > ABANDONED_AFTER_MS) await rm(path, { force: true });
+    if (info === null || Date.now() - info.mtimeMs <= ABANDONED_AFTER_MS) continue;
+    await rm(path, { force: true }).catch((error: unknown) => failures.push(error));
   }
+  if (failures.length > 0) throw failures[0];
 }
 
 function writeHashed(
@@ -189,16 +198,12 @@ async function writeFully(file: FileHandle, chunk: Buffer): Promise<void> {
   }
 }
 
-/** Runs `work` at the first call, when it failed, and when so long has passed; other calls share what the last one found. */
+/** Runs `work` at the first call, and when so long has passed; other calls share what the last one found. */
 function atMostEvery(ms: number, work: () => Promise<void>): () => Promise<void> {
   let latest: { at: number; done: Promise<void> } | null = null;
   return () => {
     if (latest === null || performance.now() - latest.at >= ms) {
-      const current = { at: performance.now(), done: work() };
-      latest = current;
-      current.done.catch(() => {
-        if (latest === current) latest = null;
-      });
+      latest = { at: performance.now(), done: work() };
     }
     return latest.done;
   };

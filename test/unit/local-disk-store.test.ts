@@ -49,6 +49,20 @@ describe('the local disk', () => {
     expect(await readdir(join(dir, 'tmp'))).toEqual(['young']);
   });
 
+  it('takes files although it holds something old that cannot be removed, and removes the rest of what is old', async () => {
+    const twoDaysAgo = new Date(Date.now() - 172_800_000);
+    const tmp = join(dir, 'tmp');
+    await mkdir(join(tmp, 'a folder', 'of others'), { recursive: true });
+    await writeFile(join(tmp, 'old'), 'x');
+    await writeFile(join(tmp, 'a file'), 'x');
+    for (const name of ['a folder', 'old', 'a file']) await utimes(join(tmp, name), twoDaysAgo, twoDaysAgo);
+    const store = createLocalDiskStore({ dir });
+    await store.check();
+    expect(await store.sizeOf(await put(store, 'x'))).toBe(1);
+    expect(await readdir(tmp)).toEqual(['a folder']);
+    await expect(store.tidy()).rejects.toThrow('a folder');
+  });
+
   it('reports a folder that cannot be used, and works once it can', async () => {
     const store = createLocalDiskStore({ dir: join(dir, 'files') });
     await writeFile(join(dir, 'files'), 'a file in the way');
