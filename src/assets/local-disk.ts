@@ -4,7 +4,7 @@ import { dirname, join } from 'node:path';
 import { hasErrorCode } from '../errors.ts';
 import { isFileKey, pathOfKey } from './file-key.ts';
 import { fileNotFound, type AssetStore } from './store.ts';
-import { createTemporaryFiles, explainDiskError } from './temporary-files.ts';
+import { createTemporaryFiles, explainDiskError, onDisk } from './temporary-files.ts';
 
 /** A store in the folder `dir`, which is made when it is first needed. Several processes may share it. */
 export function createLocalDiskStore({ dir }: { dir: string }): AssetStore {
@@ -21,12 +21,13 @@ export function createLocalDiskStore({ dir }: { dir: string }): AssetStore {
         try {
           return await use({
             ...file,
-            async publish(key) {
-              const target = pathOf(key);
-              await Promise.all([flushed, mkdir(dirname(target), { recursive: true })]);
-              await rename(path, target);
-              await Promise.all([dirname(target), dirname(dirname(target)), dir].map(sync));
-            },
+            publish: (key) =>
+              onDisk(async () => {
+                const target = pathOf(key);
+                await Promise.all([flushed, mkdir(dirname(target), { recursive: true })]);
+                await rename(path, target);
+                await Promise.all([dirname(target), dirname(dirname(target)), dir].map(sync));
+              }),
           });
         } finally {
           await flushed.catch(() => undefined);
@@ -47,7 +48,7 @@ export function createLocalDiskStore({ dir }: { dir: string }): AssetStore {
         return (await stat(pathOf(key))).size;
       } catch (error) {
         if (hasErrorCode(error, 'ENOENT')) return null;
-        throw error;
+        throw explainDiskError(error);
       }
     },
 

@@ -34,7 +34,7 @@ export function createTemporaryFiles({ dir }: { dir: string }): TemporaryFiles {
   // Each time, since somebody may have removed the folder.
   const makeDir = () => mkdir(dir, { recursive: true });
   const prepare = async (): Promise<void> => {
-    await makeDir();
+    await onDisk(makeDir);
     // What cannot be removed is in nobody's way, and told by whoever tidies up.
     await tidy().catch(() => undefined);
   };
@@ -56,7 +56,7 @@ export function createTemporaryFiles({ dir }: { dir: string }): TemporaryFiles {
         signal?.throwIfAborted();
         return await use({ path, ...written });
       } catch (error) {
-        throw signal?.aborted === true ? signal.reason : explainDiskError(error);
+        throw signal?.aborted === true ? signal.reason : error;
       } finally {
         // A pipeline that is aborted does not wait for its last part, which may be about to make the file.
         await writing?.catch(() => undefined);
@@ -67,15 +67,11 @@ export function createTemporaryFiles({ dir }: { dir: string }): TemporaryFiles {
 
     async check() {
       const probe = join(dir, `check-${randomUUID()}`);
+      await prepare();
       try {
-        await prepare();
-        try {
-          await writeFile(probe, 'x', { flag: 'wx', flush: true });
-        } finally {
-          await rm(probe, { force: true });
-        }
-      } catch (error) {
-        throw explainDiskError(error);
+        await onDisk(() => writeFile(probe, 'x', { flag: 'wx', flush: true }));
+      } finally {
+        await onDisk(() => rm(probe, { force: true }));
       }
     },
 
@@ -86,13 +82,22 @@ export function createTemporaryFiles({ dir }: { dir: string }): TemporaryFiles {
   };
 }
 
-/** What a failure of the disk means to a caller; everything else stays what it is. */
+/** Does something with the disk alone: what the system has against it is the disk's fault, and nobody else's. */
+export async function onDisk<T>(work: () => Promise<T>): Promise<T> {
+  try {
+    return await work();
+  } catch (error) {
+    throw explainDiskError(error);
+  }
+}
+
+/** What a failure of the disk means to a caller. It may be gone, read-only, broken or somebody else's; what is no error of the system stays what it is. */
 export function explainDiskError(error: unknown): unknown {
   if (fullDisk.some((code) => hasErrorCode(error, code))) {
     const detail = 'The disk that holds the files is full. Try again later.';
     return new ServiceError('storage_full', detail, { cause: error });
   }
-  if (brokenDisk.some((code) => hasErrorCode(error, code))) {
+  if (isSystemError(error)) {
     const detail = 'The disk that holds the files cannot be used. Try again in a minute.';
     return new ServiceError('storage_unavailable', detail, {
       cause: error,
@@ -103,8 +108,11 @@ export function explainDiskError(error: unknown): unknown {
 }
 
 const fullDisk = ['ENOSPC', 'EDQUOT'];
-/** It is gone, or read-only, or somebody else's, or the process has too many files open. */
-const brokenDisk = ['ENOENT', 'ESTALE', 'EROFS', 'EIO', 'EACCES', 'EMFILE', 'ENFILE'];
+
+/** By its code, such as EIO; those of Node itself have underscores. */
+function isSystemError(error: unknown): boolean {
+  return error instanceof Error && 'code' in error && /^E[A-Z0-9]+$/.test(String(error.code));
+}
 
 /** One that cannot be removed keeps none of the others. */
 async function removeAbandoned(dir: string): Promise<void> {
@@ -125,11 +133,11 @@ function writeHashed(
   hashers: HasherPool,
 ): Promise<Omit<TemporaryFile, 'path'>> {
   return hashers.lend(async (hasher) => {
-    const file = await open(path, 'wx', 0o600);
+    const file = await onDisk(() => open(path, 'wx', 0o600));
     try {
       return await writeChunks(file, chunks, maxBytes, hasher);
     } finally {
-      await file.close();
+      await onDisk(() => file.close());
     }
   });
 }
@@ -155,7 +163,7 @@ async function writeChunks(
     }
     // One piece is written while it is hashed, and while the next one comes.
     await writing;
-    writing = writeFully(file, chunk);
+    writing = onDisk(() => writeFully(file, chunk));
     writing.catch(() => undefined);
     hasher.update(chunk);
     flush.wrote(chunk.length);
@@ -175,8 +183,7 @@ function createFlusher(file: FileHandle) {
       unflushed += bytes;
       if (unflushed < FLUSH_BYTES || flushing !== null) return;
       unflushed = 0;
-      flushing = file
-        .datasync()
+      flushing = onDisk(() => file.datasync())
         .catch((error: unknown) => {
           failure = { error };
         })

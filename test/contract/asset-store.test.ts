@@ -180,6 +180,16 @@ describe.each(Object.keys(implementations))('%s as a store of assets', (name) =>
     await expectFiles(0);
   });
 
+  it('passes on as it is what failed elsewhere while a file was lent', async () => {
+    // As of a database whose socket is gone.
+    const gone = Object.assign(new Error('connect ENOENT /run/postgres.sock'), { code: 'ENOENT' });
+    const lent = store.receive(Readable.from(['bytes']), limit, () => Promise.reject(gone));
+    await expect(lent).rejects.toBe(gone);
+    const broken = new Readable({ read: () => undefined });
+    broken.destroy(gone);
+    await expect(store.receive(broken, limit, async () => undefined)).rejects.toBe(gone);
+  });
+
   it('takes a file of exactly the limit', async () => {
     const { sizeBytes } = await put(Readable.from([Buffer.alloc(60), Buffer.alloc(40)]), { maxBytes: 100 });
     expect(sizeBytes).toBe(100);

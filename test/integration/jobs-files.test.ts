@@ -1,11 +1,13 @@
-import { readdir } from 'node:fs/promises';
+import { mkdtemp, readdir, rm, writeFile } from 'node:fs/promises';
+import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { Readable } from 'node:stream';
 import { buffer } from 'node:stream/consumers';
 import sharp from 'sharp';
-import { afterAll, beforeAll, describe, expect, it } from 'vitest';
+import { afterAll, beforeAll, describe, expect, it, onTestFinished } from 'vitest';
 import { exactLength } from '../../src/assets/exact-length.ts';
-import type { Assets } from '../../src/assets/service.ts';
+import { createLocalDiskStore } from '../../src/assets/local-disk.ts';
+import { createAssets, type Assets } from '../../src/assets/service.ts';
 import { ServiceError, type ErrorCode } from '../../src/errors.ts';
 import { runAttempt } from '../../src/jobs/run.ts';
 import { sleep } from '../../src/support/sleep.ts';
@@ -70,6 +72,25 @@ describe('a result that cannot be stored', () => {
       );
     },
   );
+
+  it('is kept there by a disk that fails in an odd way, too, and nobody blames the instance', async () => {
+    const folder = await mkdtemp(join(tmpdir(), 'odd-disk-'));
+    onTestFinished(() => rm(folder, { recursive: true }));
+    const dir = join(folder, 'assets');
+    await writeFile(dir, 'a file where the folder should be');
+    const odd = createAssets({ ...bench.deps, store: createLocalDiskStore({ dir }) });
+    let saves = 0;
+    const save: Assets['save'] = async (stream, options) => {
+      saves += 1;
+      if (saves === 3) await rm(dir);
+      return odd.save(stream, options);
+    };
+    const job = await runWith(await bench.submit(fresh(emptyImage)), { save });
+    expect(job).toMatchObject({ status: 'succeeded', attempt: 1 });
+    const told = await logOf(job.id);
+    expect(told).toContainEqual(expect.stringContaining('the storage for files is out of reach'));
+    expect(told).not.toContainEqual(expect.stringContaining('The instance does not answer'));
+  });
 
   it('is waited for from the first trouble on, however long it took to come', async () => {
     let left = 1;

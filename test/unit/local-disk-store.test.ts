@@ -66,8 +66,9 @@ describe('the local disk', () => {
   it('reports a folder that cannot be used, and works once it can', async () => {
     const store = createLocalDiskStore({ dir: join(dir, 'files') });
     await writeFile(join(dir, 'files'), 'a file in the way');
-    await expect(store.check()).rejects.toThrow('not a directory');
-    await expect(put(store, 'x')).rejects.toThrow('not a directory');
+    const unusable = { code: 'storage_unavailable', cause: { code: 'ENOTDIR' } };
+    await expect(store.check()).rejects.toMatchObject(unusable);
+    await expect(put(store, 'x')).rejects.toMatchObject(unusable);
     await rm(join(dir, 'files'));
     await store.check();
   });
@@ -126,7 +127,7 @@ describe('the local disk', () => {
     expect(explainDiskError(full)).toMatchObject({ code: 'storage_full', status: 507, cause: full });
   });
 
-  it.each(['ENOENT', 'ESTALE', 'EROFS', 'EIO', 'EACCES', 'EMFILE', 'ENFILE'])(
+  it.each(['ENOENT', 'ESTALE', 'EROFS', 'EIO', 'EACCES', 'EMFILE', 'ENFILE', 'EPERM', 'ENOTDIR', 'EUCLEAN'])(
     'says that the disk cannot be used (%s)',
     (code) => {
       const broken = Object.assign(new Error('it failed'), { code });
