@@ -2,6 +2,7 @@
 import { sql, type Kysely } from 'kysely';
 import type { Config } from '../config.ts';
 import type { Tables } from '../database/tables.ts';
+import { reasonsOf } from '../errors.ts';
 import type { Logger } from '../support/log.ts';
 import type { AssetStore } from './store.ts';
 
@@ -14,21 +15,31 @@ export interface AssetRetentionDeps {
 
 const BATCH = 200;
 const REMOVED_AT_ONCE = 4;
+/** No removal begins later in a round: a store that is slow, or silent, keeps the rest of the upkeep waiting. */
+const ROUND_MS = 10_000;
+/** A file that could not be removed is left alone for so long, so that it keeps none of the others. */
+const RETRY_MS = 3_600_000;
 const DAY_MS = 86_400_000;
 
 /**
  * One round. Assets lose their rows first and their files afterwards, so that a process which dies in between leaves work
- * for the next round and never a row without its file. False when there is more to do.
+ * for the next round and never a row without its file. False when there is more to do. Rejects when all is done where files
+ * could not be removed.
  */
 export async function sweepAssets(deps: AssetRetentionDeps, now: Date): Promise<boolean> {
   const forgotten = await forgetAssets(deps, now);
-  const removed = await removeLooseFiles(deps, now);
+  const { due, removed, failures } = await removeLooseFiles(deps, now);
   if (forgotten + removed > 0) deps.log.info({ assets: forgotten, files: removed }, 'files were removed');
   await deps.store.tidy().catch((error: unknown) => {
     // Some stores let nobody list what has come in part. Nothing else depends on it.
     deps.log.warn({ err: error }, 'what broken uploads left could not be removed');
   });
-  return forgotten < BATCH && removed < BATCH;
+  const [failure, ...more] = failures;
+  if (failure !== undefined) {
+    const count = `${1 + more.length} of ${due} stored files could not be removed, and are tried again in an hour.`;
+    throw new Error(`${count} ${reasonsOf(failure)}`, { cause: failure });
+  }
+  return forgotten < BATCH && removed === due && due < BATCH;
 }
 
 /**
@@ -56,9 +67,16 @@ async function forgetAssets({ db, config }: AssetRetentionDeps, now: Date): Prom
   return rows.length;
 }
 
+interface Removals {
+  due: number;
+  removed: number;
+  failures: Error[];
+}
+
 /** Files that never became an asset, and those of forgotten ones. Marked before they are removed: from then on nobody can make an asset of them. */
-async function removeLooseFiles({ db, store }: AssetRetentionDeps, now: Date): Promise<number> {
-  const due = await db
+async function removeLooseFiles(deps: AssetRetentionDeps, now: Date): Promise<Removals> {
+  const until = performance.now() + ROUND_MS;
+  const due = await deps.db
     .updateTable('loose_files')
     .set({ removing: true })
     .where('key', 'in', (eb) =>
@@ -73,13 +91,28 @@ async function removeLooseFiles({ db, store }: AssetRetentionDeps, now: Date): P
     )
     .returning('key')
     .execute();
+  const removals: Removals = { due: due.length, removed: 0, failures: [] };
   const waiting = due.values();
   const removeSome = async (): Promise<void> => {
     for (const { key } of waiting) {
-      await store.remove(key);
-      await db.deleteFrom('loose_files').where('key', '=', key).execute();
+      if (performance.now() >= until) return;
+      await removeFile(deps, key, now).then(
+        () => (removals.removed += 1),
+        (error: Error) => removals.failures.push(error),
+      );
     }
   };
   await Promise.all(Array.from({ length: REMOVED_AT_ONCE }, removeSome));
-  return due.length;
+  return removals;
+}
+
+async function removeFile({ db, store }: AssetRetentionDeps, key: string, now: Date): Promise<void> {
+  try {
+    await store.remove(key);
+  } catch (error) {
+    const later = new Date(now.getTime() + RETRY_MS);
+    await db.updateTable('loose_files').set({ due_at: later }).where('key', '=', key).execute();
+    throw error;
+  }
+  await db.deleteFrom('loose_files').where('key', '=', key).execute();
 }

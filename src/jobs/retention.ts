@@ -33,8 +33,8 @@ export async function sweepRetention({ db, assets, config, clock, log }: Retenti
   await keepInputs(db, now);
   const results = await expireResults(db, limitOf(config.RESULT_RETENTION_DAYS, now), now);
   const jobs = await forgetJobs(db, limitOf(config.JOB_RETENTION_DAYS, now));
-  const isDone = await assets.sweep(now);
   if (results + jobs > 0) log.info({ results, jobs }, 'results and jobs were removed');
+  const isDone = await assets.sweep(now);
   return isDone && results < BATCH && jobs < BATCH;
 }
 

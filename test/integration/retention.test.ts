@@ -1,5 +1,5 @@
 import { randomBytes, randomUUID } from 'node:crypto';
-import { mkdtemp, readdir, rm } from 'node:fs/promises';
+import { mkdir, mkdtemp, readdir, rm } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { Readable } from 'node:stream';
@@ -11,6 +11,7 @@ import { createAssets, type Assets } from '../../src/assets/service.ts';
 import type { AssetStore } from '../../src/assets/store.ts';
 import { loadConfig } from '../../src/config.ts';
 import type { Tables } from '../../src/database/tables.ts';
+import { messageOf } from '../../src/errors.ts';
 import { findOutput } from '../../src/jobs/records.ts';
 import { sweepRetention } from '../../src/jobs/retention.ts';
 import { createLogger } from '../../src/support/log.ts';
@@ -56,6 +57,43 @@ it('goes on where what broken uploads left cannot be seen', async () => {
   const tidy = () => Promise.reject(new Error('AccessDenied'));
   expect(await assetsOf({ ...store, tidy }).sweep(new Date())).toBe(true);
 });
+
+it('removes all others where some files can never be removed, says so, and tries those again later', async () => {
+  const ids: string[] = [];
+  for (let n = 0; n < 12; n += 1) {
+    const id = await save(fresh());
+    await setBack(id, 60 - n);
+    ids.push(id);
+  }
+  const [stuck, others] = [ids.slice(0, 6), ids.slice(6)];
+  for (const id of stuck) await keepFileOf(id);
+
+  const said: unknown = await sweep().catch(messageOf);
+  expect(await Promise.all(others.map(filesOf))).toEqual(others.map(() => []));
+  expect(said).toMatch(/^6 of 12 stored files could not be removed.*is a directory/s);
+  expect(await db.selectFrom('loose_files').select('key').execute()).toHaveLength(6);
+
+  const late = await save(fresh());
+  await setBack(late, 60);
+  expect(await sweep()).toBe(true);
+  expect(await filesOf(late)).toEqual([]);
+
+  for (const id of stuck) await rm(await pathOf(id), { recursive: true });
+  await sweep(1);
+  expect(await db.selectFrom('loose_files').select('key').execute()).toEqual([]);
+});
+
+async function pathOf(id: string): Promise<string> {
+  const [name = ''] = await filesOf(id);
+  return join(dir, id.slice(0, 2), id.slice(2, 4), name);
+}
+
+/** Puts a folder in the place of its file, which no removal of files can remove, whoever asks. */
+async function keepFileOf(id: string): Promise<void> {
+  const path = await pathOf(id);
+  await rm(path);
+  await mkdir(path);
+}
 
 async function save(bytes: string, options: { isResult?: boolean; through?: Assets } = {}): Promise<string> {
   const { isResult = false, through = assets } = options;
