@@ -14,7 +14,8 @@ import { createRetention } from './jobs/retention.ts';
 import { runAttempt } from './jobs/run.ts';
 import { sweepJobs } from './jobs/sweep.ts';
 import type { Upkeep } from './support/upkeep.ts';
-import { deliver, type DeliveryDeps } from './webhooks/deliver.ts';
+import { deliver, deliverNow, type DeliveryDeps } from './webhooks/deliver.ts';
+import { createSilentHosts } from './webhooks/silent-hosts.ts';
 import { sweepDeliveries } from './webhooks/sweep.ts';
 
 const STEP_HANDS: Record<StepQueue, number> = {
@@ -29,8 +30,10 @@ const STEP_HANDS: Record<StepQueue, number> = {
  * of its time limit, on an instance that waits for it. Each takes little, as it waits for ComfyUI most of the time.
  */
 const RUN_HANDS = 10_000;
-/** They wait for receivers most of the time, and some never answer. */
+/** They wait for receivers most of the time. */
 const DELIVER_HANDS = 64;
+/** As many wait for receivers that did not answer before, and keep nobody else waiting. */
+const SILENT_HANDS = 64;
 const SWEEP_EVERY_MS = 10_000;
 
 /** Begins to work on every queue; `queues.stop` ends it. */
@@ -65,8 +68,11 @@ export async function startWork({
   });
   queues.loop('fleet', () => runFleet(fleet));
   await queues.work('run', RUN_HANDS, (message, context) => runAttempt(runs, message, context));
-  const deliveries = { ...webhooks, silentLanes: new Set<string>() };
+  const deliveries = { ...webhooks, silentHosts: createSilentHosts() };
   await queues.work('deliver', DELIVER_HANDS, (message, context) => deliver(deliveries, message, context));
+  await queues.work('deliver_silent', SILENT_HANDS, (message, context) =>
+    deliverNow(deliveries, message, context),
+  );
   const retention = createRetention(runs);
   const rounds: Round[] = [
     { queue: 'money', everyMs: MONEY_EVERY_MS, parts: () => moneyUpkeep(money) },

@@ -41,6 +41,7 @@ const settings: { [Q in QueueName]: QueueSettings<QueueMessages[Q]> } = {
   rent: { key: ({ instanceId }) => instanceId },
   run: { key: ({ attemptId }) => attemptId },
   deliver: { key: ({ lane }) => lane },
+  deliver_silent: { key: ({ host }) => host },
   sweep: { merges: true },
   money: { key: () => 'account', merges: true },
   reconcile: { key: () => 'account', merges: true },

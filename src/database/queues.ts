@@ -21,6 +21,8 @@ export interface QueueMessages {
   money: Record<string, never>;
   /** One try to deliver one webhook. Active once at a time for each lane; dropped when `wake` is no longer the delivery's. */
   deliver: { deliveryId: string; wake: number; lane: string };
+  /** The same, to a host that did not answer the last try. Active once at a time for each host. */
+  deliver_silent: { deliveryId: string; wake: number; host: string };
   /** Compares the rentals of the account with our records. One at a time over all replicas; merged as the sweep is. */
   reconcile: Record<string, never>;
 }
@@ -40,6 +42,7 @@ export const queueNames = [
   'sweep',
   'money',
   'deliver',
+  'deliver_silent',
   'reconcile',
 ] as const satisfies QueueName[];
 

@@ -7,10 +7,11 @@ import type { JobView } from '../jobs/presentation.ts';
 import type { Clock } from '../support/clock.ts';
 import type { Logger } from '../support/log.ts';
 import type { ResolveHost } from '../support/host-names.ts';
-import { afterTry, firstLane, isSuccess, type TryResult } from './delivery.ts';
+import { afterTry, hostOf, isSuccess, type TryResult } from './delivery.ts';
 import { eventBody } from './event.ts';
 import { post } from './post.ts';
 import { sendDelivery } from './record.ts';
+import type { SilentHosts } from './silent-hosts.ts';
 import { signatureHeaders } from './signature.ts';
 
 export interface DeliveryDeps {
@@ -21,45 +22,62 @@ export interface DeliveryDeps {
   log: Logger;
   /** The job as the API shows it. */
   showJob: (jobId: string) => Promise<JobView>;
-  /** The first lanes of hosts whose last try, as far as this process knows, went unanswered. None are remembered without it. */
-  silentLanes?: Set<string>;
+  /** None are remembered without it. */
+  silentHosts?: SilentHosts;
   /** Counts a try. */
   countTry: (delivered: boolean) => void;
   /** Finds the addresses of a host name; as `publicConnector` does unless told. */
   resolveHost?: ResolveHost;
 }
 
+/** The part of the time limit from which on a receiver counts as silent, whatever it has answered. */
+const HELD_TOO_LONG = 0.9;
+
+/** What the messages of both queues have in common. */
+type DeliveryMessage = Pick<QueueMessages['deliver'], 'deliveryId' | 'wake'>;
+
 /** A delivery as a try needs it, with the number of the try. */
 type Begun = Pick<DeliveryRow, 'id' | 'url' | 'wake' | 'tries' | 'tries_of_round'> & { body: string };
 
-/**
- * Works on a `deliver` message: at most one POST. A receiver that fails is no failure of the message. Cut off in the middle, the
- * message comes back and the POST is made again, with the same id: receivers see every event at least once.
- */
+/** Works on a `deliver` message. What is for a host that did not answer the last try is left to the hands that wait for such. */
 export async function deliver(
   deps: DeliveryDeps,
-  message: QueueMessages['deliver'],
+  { lane, ...message }: QueueMessages['deliver'],
+  context: HandlerContext,
+): Promise<void> {
+  const host = hostOf(lane);
+  if (deps.silentHosts?.has(host) === true) {
+    return deps.queues.send(deps.db, 'deliver_silent', { ...message, host });
+  }
+  await deliverNow(deps, message, context);
+}
+
+/**
+ * Makes the try of a message: at most one POST. A receiver that fails is no failure of the message. Cut off in the middle, the
+ * message comes back and the POST is made again, with the same id: receivers see every event at least once.
+ */
+export async function deliverNow(
+  deps: DeliveryDeps,
+  message: DeliveryMessage,
   { signal }: HandlerContext,
 ): Promise<void> {
-  const { db, queues, silentLanes } = deps;
-  const lane = firstLane(message.lane);
-  // A host that does not answer takes a hand for as long as a try may last: it gets one, and not one for each of its lanes.
-  if (message.lane !== lane && silentLanes?.has(lane) === true) {
-    return queues.send(db, 'deliver', { ...message, lane });
-  }
   const delivery = await begin(deps, message);
   if (delivery === null) return;
+  const began = performance.now();
   const result = await attempt(deps, delivery, signal);
-  if (result.kind === 'answered') silentLanes?.delete(lane);
-  else silentLanes?.add(lane);
-  await finish(deps, delivery, result);
+  const heldSeconds = (performance.now() - began) / 1000;
+  // One that never ends its answer holds a hand for as long as one that does not answer.
+  const isSilent =
+    result.kind === 'unanswered' || heldSeconds >= deps.config.WEBHOOK_TIMEOUT_SECONDS * HELD_TOO_LONG;
+  deps.silentHosts?.note(new URL(delivery.url).host, isSilent);
+  await finish(deps, delivery, result, isSilent);
   deps.countTry(isSuccess(result));
 }
 
 /** Writes that a try begins. Null when the message was overtaken. */
 async function begin(
   { db, config, clock, showJob }: DeliveryDeps,
-  { deliveryId, wake }: QueueMessages['deliver'],
+  { deliveryId, wake }: DeliveryMessage,
 ): Promise<Begun | null> {
   const found = await db
     .selectFrom('webhook_deliveries')
@@ -118,6 +136,7 @@ async function finish(
   { db, queues, config, clock, log }: DeliveryDeps,
   { id, url, wake, tries, tries_of_round: tryOfRound }: Begun,
   result: TryResult,
+  isSilent: boolean,
 ): Promise<void> {
   const now = clock.now();
   const waitsMs = config.WEBHOOK_RETRY_SECONDS.map((seconds) => seconds * 1000);
@@ -143,7 +162,7 @@ async function finish(
       .returning('wake')
       .executeTakeFirst();
     if (written !== undefined && next.status === 'pending') {
-      await sendDelivery(trx, queues, { id, url, wake: written.wake }, next.afterMs);
+      await sendDelivery(trx, queues, { id, url, wake: written.wake }, { afterMs: next.afterMs, isSilent });
     }
   });
   const { host } = new URL(url);

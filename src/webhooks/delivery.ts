@@ -55,15 +55,11 @@ function askedWaitMs(result: TryResult, now: Date): number {
 /** Tries to one host that may be under way at once, over all replicas. */
 const LANES_PER_HOST = 4;
 
-/**
- * The lane in which a delivery travels: one try at a time in each, so that a host which does not answer keeps nobody waiting but
- * its own deliveries.
- */
+/** The lane in which a delivery travels: one try at a time in each, so that many to one host leave hands for others. */
 export function laneOf({ id, url }: { id: string; url: string }): string {
   return `${new URL(url).host}/${Number.parseInt(id.slice(-2), 16) % LANES_PER_HOST}`;
 }
 
-/** The lane in which all deliveries to its host travel while that does not answer. */
-export function firstLane(lane: string): string {
-  return lane.replace(/\/\d+$/, '/0');
+export function hostOf(lane: string): string {
+  return lane.replace(/\/\d+$/, '');
 }

@@ -21,12 +21,18 @@ export async function recordDeliveries(
   for (const { id, url } of rows) await sendDelivery(trx, queues, { id, url, wake: 0 });
 }
 
-/** Sends the message of the next try. It is dropped when `wake` has gone on by the time that it arrives. */
+/**
+ * Sends the message of the next try, among those to silent hosts where its host is one. It is dropped when `wake` has gone on by the time
+ * that it arrives.
+ */
 export async function sendDelivery(
   executor: Executor,
   queues: Queues,
   { id, url, wake }: { id: string; url: string; wake: number },
-  afterMs = 0,
+  { afterMs = 0, isSilent = false }: { afterMs?: number; isSilent?: boolean } = {},
 ): Promise<void> {
-  await queues.send(executor, 'deliver', { deliveryId: id, wake, lane: laneOf({ id, url }) }, { afterMs });
+  const message = { deliveryId: id, wake };
+  if (isSilent) {
+    await queues.send(executor, 'deliver_silent', { ...message, host: new URL(url).host }, { afterMs });
+  } else await queues.send(executor, 'deliver', { ...message, lane: laneOf({ id, url }) }, { afterMs });
 }

@@ -3,14 +3,18 @@ import { randomUUID } from 'node:crypto';
 import type { ServerResponse } from 'node:http';
 import type { z } from 'zod';
 import { afterAll, afterEach, beforeAll, describe, expect, it, onTestFinished } from 'vitest';
+import { loadConfig } from '../../src/config.ts';
+import type { Database } from '../../src/database/database.ts';
 import { endAttempt } from '../../src/jobs/attempt.ts';
 import { endJobs } from '../../src/jobs/ending.ts';
 import { closeSlots } from '../../src/jobs/placement.ts';
 import { presentJob, type JobView } from '../../src/jobs/presentation.ts';
+import { findJob } from '../../src/jobs/records.ts';
 import { sweepJobs } from '../../src/jobs/sweep.ts';
-import { deliver, type DeliveryDeps } from '../../src/webhooks/deliver.ts';
+import { deliver, deliverNow, type DeliveryDeps } from '../../src/webhooks/deliver.ts';
 import type { deliverySchema } from '../../src/webhooks/schemas.ts';
 import { createDeliveries, type Deliveries } from '../../src/webhooks/service.ts';
+import { createSilentHosts } from '../../src/webhooks/silent-hosts.ts';
 import { sweepDeliveries } from '../../src/webhooks/sweep.ts';
 import { startComfyDouble, type ComfyDouble } from '../doubles/comfyui/index.ts';
 import { startChild } from '../support/child.ts';
@@ -349,11 +353,11 @@ describe('a delivery', () => {
     expect(receiver.received).toEqual([]);
   });
 
-  it('to a host that does not answer travels in one lane, until it does', async () => {
+  it('to a host that does not answer travels apart from others, until it does', async () => {
     const receiver = await receive((response, _path, before) =>
       before === 0 ? response.destroy() : response.end(),
     );
-    const knowing = { ...deps, silentLanes: new Set<string>() };
+    const knowing = { ...deps, silentHosts: createSilentHosts() };
     const inLane = async (lane: number) => {
       const { id } = await deliveryOf(await canceledJob(receiver.url));
       return { deliveryId: id, wake: 0, lane: `${receiver.host}/${lane}` };
@@ -361,15 +365,26 @@ describe('a delivery', () => {
     await deliver(knowing, await inLane(2), { signal: forever });
     expect(receiver.received).toHaveLength(1);
 
-    const message = await inLane(1);
-    const moved = { ...message, lane: `${receiver.host}/0` };
-    await deliver(knowing, message, { signal: forever });
+    const { lane, ...message } = await inLane(1);
+    const moved = { ...message, host: receiver.host };
+    await deliver(knowing, { ...message, lane }, { signal: forever });
     expect(receiver.received).toHaveLength(1);
-    expect(await bench.database.queues.missing(bench.database.db, 'deliver', [moved])).toEqual([]);
+    expect(await bench.database.queues.missing(bench.database.db, 'deliver_silent', [moved])).toEqual([]);
 
-    await deliver(knowing, moved, { signal: forever });
+    await deliverNow(knowing, moved, { signal: forever });
     await deliver(knowing, await inLane(3), { signal: forever });
     expect(receiver.received).toHaveLength(3);
+  });
+
+  it('to a host that answers and never ends its answer holds up as little as to one that is silent', async () => {
+    const receiver = await receive((response) => void response.writeHead(200).write('and then'));
+    const knowing = { ...deps, silentHosts: createSilentHosts() };
+    const { id } = await deliveryOf(await canceledJob(receiver.url));
+    await deliver(knowing, { deliveryId: id, wake: 0, lane: `${receiver.host}/1` }, { signal: forever });
+    expect((await log.get(id)).delivery.status).toBe('delivered');
+    const next = await deliveryOf(await canceledJob(receiver.url));
+    await deliver(knowing, { deliveryId: next.id, wake: 0, lane: `${receiver.host}/1` }, { signal: forever });
+    expect(receiver.received).toHaveLength(1);
   });
 
   it('fails its tries, and sends nothing, while there is no secret', async () => {
@@ -401,32 +416,43 @@ describe('a delivery', () => {
 });
 
 describe('a replica', () => {
+  it('whose every hand could be held by silent receivers delivers to others at once', async () => {
+    const { database, stop } = await createTestDatabase();
+    onTestFinished(stop);
+    const { db, queues } = database;
+    const receiver = await receive();
+    const dead = await Promise.all(Array.from({ length: 8 }, () => receive(() => undefined)));
+    const config = loadConfig({ ...settings, WEBHOOK_TIMEOUT_SECONDS: '60' });
+    const silentHosts = createSilentHosts();
+    for (const { host } of dead) silentHosts.note(host, true);
+    const own: DeliveryDeps = {
+      ...deps,
+      db,
+      queues,
+      config,
+      silentHosts,
+      showJob: async (id) => presentJob(await findJob(db, id), new Date()),
+    };
+    await announce(
+      database,
+      dead.map(({ url }) => url),
+    );
+    await queues.start();
+    await queues.work('deliver', 8, (message, context) => deliver(own, message, context));
+    await queues.work('deliver_silent', 8, (message, context) => deliverNow(own, message, context));
+    for (const one of dead) await one.got(1);
+    await announce(database, [receiver.url]);
+    expect(await receiver.got(1)).toHaveLength(1);
+    await queues.stop(5000);
+  });
+
   it('that dies in a try leaves it to another', async () => {
     const { database, url, stop } = await createTestDatabase();
     onTestFinished(stop);
     const receiver = await receive((response, _path, before) => {
       if (before > 0) response.end();
     });
-    const jobId = randomUUID();
-    await database.db
-      .insertInto('jobs')
-      .values({
-        id: jobId,
-        status: 'queued',
-        workflow: '{}',
-        wait_limit_ms: 1,
-        time_limit_ms: 1,
-        webhook_url: receiver.url,
-      })
-      .execute();
-    await database.db.transaction().execute(async (trx) => {
-      await endJobs(trx, database.queues, [jobId], {
-        status: 'expired',
-        error: null,
-        instanceId: null,
-        now: new Date(),
-      });
-    });
+    const [jobId] = await announce(database, [receiver.url]);
     const start = () => startChild(deliverChild, url, webhookSecret, receiver.host);
     const first = start();
     onTestFinished(() => first.kill());
@@ -439,6 +465,20 @@ describe('a replica', () => {
     expect(lost?.event).toMatchObject({ type: 'job.expired', data: { id: jobId, status: 'expired' } });
   });
 });
+
+/** Ends a job for each of these receivers, with nothing delivered yet. */
+async function announce({ db, queues }: Database, urls: string[]): Promise<string[]> {
+  const jobs = urls.map((webhook_url) => ({ id: randomUUID(), webhook_url }));
+  const facts = { status: 'queued' as const, workflow: '{}', wait_limit_ms: 1, time_limit_ms: 1 };
+  await db
+    .insertInto('jobs')
+    .values(jobs.map((job) => ({ ...facts, ...job })))
+    .execute();
+  const ids = jobs.map(({ id }) => id);
+  const end = { status: 'expired' as const, error: null, instanceId: null, now: new Date() };
+  await db.transaction().execute((trx) => endJobs(trx, queues, ids, end));
+  return ids;
+}
 
 describe('the service', () => {
   let comfy: ComfyDouble;

@@ -1,6 +1,6 @@
 import { describe, expect, it } from 'vitest';
 import { loadConfig } from '../../src/config.ts';
-import { afterTry, firstLane, laneOf, type TryResult } from '../../src/webhooks/delivery.ts';
+import { afterTry, hostOf, laneOf, type TryResult } from '../../src/webhooks/delivery.ts';
 
 const now = new Date('2026-03-04T05:06:07Z');
 
@@ -80,7 +80,7 @@ describe('the lane of a delivery', () => {
     const lanes = new Set(ids.map((id) => laneOf({ id, url: 'https://a.example/one?x=1' })));
     expect([...lanes].toSorted()).toEqual([0, 1, 2, 3].map((n) => `a.example/${n}`));
     const [id = ''] = ids;
-    expect(new Set([...lanes].map(firstLane))).toEqual(new Set(['a.example/0']));
+    expect(new Set([...lanes].map(hostOf))).toEqual(new Set(['a.example']));
     expect(laneOf({ id, url: 'https://a.example:444/' })).not.toBe(laneOf({ id, url: 'https://a.example/' }));
     expect(laneOf({ id, url: 'https://a.example/two' })).toBe(laneOf({ id, url: 'http://a.example/' }));
   });
