@@ -46,6 +46,7 @@ async function resendLate({ db, queues, clock }: DeliverySweepDeps): Promise<voi
   });
 }
 
+/** Looked at again under the lock: what is replayed at this moment stays. */
 async function forgetOld({ db, config, clock }: DeliverySweepDeps): Promise<void> {
   const oldest = new Date(clock.now().getTime() - config.WEBHOOK_RETENTION_DAYS * DAY_MS);
   const old = db
@@ -53,6 +54,8 @@ async function forgetOld({ db, config, clock }: DeliverySweepDeps): Promise<void
     .select('id')
     .where('status', '<>', 'pending')
     .where('ended_at', '<', oldest)
-    .limit(BATCH);
+    .limit(BATCH)
+    .forUpdate()
+    .skipLocked();
   await db.deleteFrom('webhook_deliveries').where('id', 'in', old).execute();
 }

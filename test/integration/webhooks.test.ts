@@ -1,6 +1,7 @@
 // Webhooks: every end of a job is announced, as part of the end itself; what is announced arrives, whatever receivers do.
 import { randomUUID } from 'node:crypto';
 import type { ServerResponse } from 'node:http';
+import { sql } from 'kysely';
 import type { z } from 'zod';
 import { afterAll, afterEach, beforeAll, describe, expect, it, onTestFinished } from 'vitest';
 import { loadConfig } from '../../src/config.ts';
@@ -412,6 +413,30 @@ describe('a delivery', () => {
     expect((await log.get(id)).tries).toHaveLength(1);
     await sweepDeliveries({ ...bench.deps, clock: at(31 * days) });
     await expect(log.get(id)).rejects.toMatchObject({ code: 'delivery_not_found' });
+  });
+
+  it('that is replayed just when it would be forgotten is kept', async () => {
+    const receiver = await receive();
+    const jobId = await canceledJob(receiver.url);
+    await tryNow(jobId);
+    const { id } = await deliveryOf(jobId);
+    const { db } = bench.database;
+    const waiting = async () =>
+      (
+        await sql`select from pg_stat_activity
+          where datname = current_database() and wait_event_type = 'Lock'`.execute(db)
+      ).rows.length;
+    const held = await db.startTransaction().execute();
+    await held.selectFrom('webhook_deliveries').select('id').where('id', '=', id).forUpdate().execute();
+    const replayed = log.replay(id);
+    await expect.poll(waiting).toBe(1);
+    const clock = { now: () => new Date(Date.now() + 31 * 86_400_000) };
+    let isSwept = false;
+    const swept = sweepDeliveries({ ...bench.deps, clock }).finally(() => (isSwept = true));
+    await expect.poll(async () => isSwept || (await waiting()) === 2).toBe(true);
+    await held.commit().execute();
+    await Promise.all([replayed, swept]);
+    expect((await log.get(id)).delivery).toMatchObject({ status: 'pending', wake: 2 });
   });
 });
 
