@@ -1,9 +1,12 @@
 // Writes that events are to be delivered, as part of whatever transaction the events are written in.
 import type { Transaction } from 'kysely';
 import { v7 as uuid } from 'uuid';
-import type { Executor, Queues } from '../database/queues.ts';
-import type { Tables } from '../database/tables.ts';
+import type { Executor, QueueMessages, Queues } from '../database/queues.ts';
+import type { DeliveryRow, Tables } from '../database/tables.ts';
 import { laneOf, type WebhookEvent } from './delivery.ts';
+
+/** A delivery as its messages need it. */
+export type DeliveryToSend = Pick<DeliveryRow, 'id' | 'url' | 'wake'>;
 
 /** Writes the delivery of the one event of each job that names a webhook, with its first try. Rejects where a job has one: it ends once. */
 export async function recordDeliveries(
@@ -28,11 +31,17 @@ export async function recordDeliveries(
 export async function sendDelivery(
   executor: Executor,
   queues: Queues,
-  { id, url, wake }: { id: string; url: string; wake: number },
+  delivery: DeliveryToSend,
   { afterMs = 0, isSilent = false }: { afterMs?: number; isSilent?: boolean } = {},
 ): Promise<void> {
-  const message = { deliveryId: id, wake };
-  if (isSilent) {
-    await queues.send(executor, 'deliver_silent', { ...message, host: new URL(url).host }, { afterMs });
-  } else await queues.send(executor, 'deliver', { ...message, lane: laneOf({ id, url }) }, { afterMs });
+  if (isSilent) await queues.send(executor, 'deliver_silent', silentMessage(delivery), { afterMs });
+  else await queues.send(executor, 'deliver', laneMessage(delivery), { afterMs });
+}
+
+export function laneMessage({ id, url, wake }: DeliveryToSend): QueueMessages['deliver'] {
+  return { deliveryId: id, wake, lane: laneOf({ id, url }) };
+}
+
+export function silentMessage({ id, url, wake }: DeliveryToSend): QueueMessages['deliver_silent'] {
+  return { deliveryId: id, wake, host: new URL(url).host };
 }

@@ -403,6 +403,7 @@ describe('a delivery', () => {
     const jobId = await canceledJob(receiver.url);
     const { id } = await deliveryOf(jobId);
     const at = (minutes: number) => ({ now: () => new Date(Date.now() + minutes * 60_000) });
+    await loseMessage(bench.database, id);
     await sweepDeliveries({ ...bench.deps, clock: at(1) });
     expect((await log.get(id)).delivery.wake).toBe(0);
     await sweepDeliveries({ ...bench.deps, clock: at(3) });
@@ -413,6 +414,23 @@ describe('a delivery', () => {
     expect((await log.get(id)).tries).toHaveLength(1);
     await sweepDeliveries({ ...bench.deps, clock: at(31 * days) });
     await expect(log.get(id)).rejects.toMatchObject({ code: 'delivery_not_found' });
+  });
+
+  it('that waits behind others for its host, however long, has one message', async () => {
+    const { database, stop } = await createTestDatabase();
+    onTestFinished(stop);
+    const { db, queues } = database;
+    await announce(database, ['http://127.0.0.1:9/a', 'http://127.0.0.1:9/b', 'http://127.0.0.1:9/c']);
+    const [moved] = await db.selectFrom('webhook_deliveries').select(['id', 'wake']).execute();
+    if (moved === undefined) throw new Error('There is no delivery.');
+    await loseMessage(database, moved.id);
+    await queues.send(db, 'deliver_silent', { deliveryId: moved.id, wake: 0, host: '127.0.0.1:9' });
+    for (const minutes of [3, 6]) {
+      const clock = { now: () => new Date(Date.now() + minutes * 60_000) };
+      await sweepDeliveries({ ...bench.deps, db, queues, clock });
+    }
+    const { depth } = await queues.health();
+    expect(depth).toMatchObject({ deliver: 2, deliver_silent: 1 });
   });
 
   it('that is replayed just when it would be forgotten is kept', async () => {
@@ -490,6 +508,11 @@ describe('a replica', () => {
     expect(lost?.event).toMatchObject({ type: 'job.expired', data: { id: jobId, status: 'expired' } });
   });
 });
+
+/** As if the row of a message had been taken out of the database by hand. */
+async function loseMessage({ db }: Pick<Database, 'db'>, deliveryId: string): Promise<void> {
+  await sql`delete from pgboss.job where data->>'deliveryId' = ${deliveryId}`.execute(db);
+}
 
 /** Ends a job for each of these receivers, with nothing delivered yet. */
 async function announce({ db, queues }: Database, urls: string[]): Promise<string[]> {
