@@ -1,16 +1,21 @@
 // The open sessions with ComfyUI, one for each instance and process, opened when they are first needed.
 import type { Kysely } from 'kysely';
 import type { Logger } from 'pino';
+import { ComfyError } from '../comfyui/errors.ts';
 import { openLink, type Link, type LinkTarget } from '../comfyui/link.ts';
 import { openSession, type ComfySession } from '../comfyui/session.ts';
 import type { Config } from '../config.ts';
 import type { Tables } from '../database/tables.ts';
+import { messageOf } from '../errors.ts';
 import type { InstanceStatus } from './instance.ts';
-import { loadState } from './records.ts';
+import { loadState, type InstanceState } from './records.ts';
 import { linkTarget } from './target.ts';
 
 export interface Sessions {
-  /** The shared session of an instance that is ready or draining; rejects when it has none. */
+  /**
+   * The shared session of an instance that is ready or draining. Rejects with an `unavailable` `ComfyError` when it has none, and otherwise
+   * only with what the database has against it.
+   */
   get(instanceId: string): Promise<ComfySession>;
   /** Closes the session of an instance that has ended, at once. */
   drop(instanceId: string): Promise<void>;
@@ -64,14 +69,15 @@ export function createSessions({ db, config, log, pruneEveryMs = 30_000 }: Sessi
 
   return {
     async get(instanceId) {
-      const target = await findTarget(db, config, instanceId);
+      const state = await loadState(db, instanceId);
+      const target = orUnavailable(() => targetOf(instanceId, state, config));
       const known = open.get(instanceId);
       if (known !== undefined && sameTarget(known.target, target)) return known.session;
       await drop(instanceId);
       // Somebody else may have opened it while the old one was closing.
       const other = open.get(instanceId);
       if (other !== undefined) return other.session;
-      const link = openLink(target);
+      const link = orUnavailable(() => openLink(target));
       const session = openSession(link, {
         log: log.child({ instanceId }),
         answerMs: config.COMFYUI_TIMEOUT_SECONDS * 1000,
@@ -90,12 +96,20 @@ export function createSessions({ db, config, log, pruneEveryMs = 30_000 }: Sessi
 /** Statuses of an instance whose ComfyUI may be asked. */
 const usableStatuses: InstanceStatus[] = ['ready', 'draining'];
 
-async function findTarget(db: Kysely<Tables>, config: Config, instanceId: string): Promise<LinkTarget> {
-  const state = await loadState(db, instanceId);
+function targetOf(instanceId: string, state: InstanceState | null, config: Config): LinkTarget {
   if (state === null || !usableStatuses.includes(state.instance.status)) {
     throw new Error(`Instance ${instanceId} is not ready.`);
   }
   return linkTarget(state.instance, state.rental, config);
+}
+
+/** Where there is no way to the machine it is as if it did not answer. */
+function orUnavailable<T>(work: () => T): T {
+  try {
+    return work();
+  } catch (error) {
+    throw new ComfyError('unavailable', messageOf(error), { cause: error });
+  }
 }
 
 function sameTarget(a: LinkTarget, b: LinkTarget): boolean {

@@ -188,12 +188,8 @@ async function vramOf({ deps, ref }: Run): Promise<number | null> {
 }
 
 async function connect(run: Run): Promise<ComfySession> {
-  try {
-    run.session = await run.deps.sessions.get(run.ref.instanceId);
-    return run.session;
-  } catch (error) {
-    throw new ComfyError('unavailable', messageOf(error), { cause: error });
-  }
+  run.session = await run.deps.sessions.get(run.ref.instanceId);
+  return run.session;
 }
 
 function isOutOfReach(error: unknown): boolean {

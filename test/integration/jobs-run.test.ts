@@ -3,7 +3,8 @@ import { createServer } from 'node:http';
 import type { AddressInfo } from 'node:net';
 import { sql } from 'kysely';
 import sharp from 'sharp';
-import { describe, expect, it } from 'vitest';
+import { describe, expect, it, onTestFinished } from 'vitest';
+import { createSessions } from '../../src/instances/sessions.ts';
 import { closeSlots } from '../../src/jobs/placement.ts';
 import type { JobView } from '../../src/jobs/presentation.ts';
 import { runAttempt } from '../../src/jobs/run.ts';
@@ -720,4 +721,38 @@ describe('an instance whose results take long to fetch', () => {
     expect(await bench.job(id)).toMatchObject({ status: 'succeeded', attempts: [{ number: 1 }] });
     expect(requests('GET /view')).toBe(1);
   });
+});
+
+it('blames no instance for a database that fails when its address is looked up', async () => {
+  const { db, failures } = openHurriedDatabase(bench);
+  const sessions = createSessions({ ...bench.deps, db });
+  onTestFinished(() => sessions.close());
+  await bench.database.db
+    .updateTable('instances')
+    .set({ static_url: bench.double.url })
+    .where('id', '=', instanceId)
+    .execute();
+  const id = await bench.submit(fresh(emptyImage));
+  await bench.dispatch();
+  const ref = await bench.attemptOf(id);
+  const { signal } = new AbortController();
+  const run = () => runAttempt({ ...bench.deps, sessions }, ref, { signal });
+  const running = bench.database.db.transaction().execute(async (trx) => {
+    await sql`lock table instances in access exclusive mode`.execute(trx);
+    const first = run();
+    first.catch(() => undefined);
+    await failures.reach(1);
+    return { first };
+  });
+  const failure: unknown = await (await running).first.catch((error: unknown) => error);
+  if (failure !== undefined) await run();
+  expect(await bench.job(id)).toMatchObject({ status: 'succeeded', attempts: [{ number: 1 }] });
+  const told = await bench.database.db
+    .selectFrom('job_events')
+    .select('data')
+    .where('job_id', '=', id)
+    .where('type', '=', 'log')
+    .execute();
+  expect(JSON.stringify(told)).not.toContain('does not answer');
+  expect(failure).toMatchObject({ message: expect.stringContaining('statement timeout') });
 });
