@@ -5,6 +5,7 @@ import type { FastifyReply, FastifyRequest } from 'fastify';
 import { parse as parseRange } from 'range-parser';
 import { z } from 'zod';
 import { ServiceError } from '../errors.ts';
+import { flagOfQuery } from '../http/schemas.ts';
 import type { Asset } from './asset.ts';
 import { isSafeToShow } from './content-type.ts';
 import type { Assets } from './service.ts';
@@ -19,7 +20,7 @@ export interface SendOptions {
 
 /** The query of a route that sends a file. What belongs to a signed link was checked before. */
 export const fileQuerySchema = z.strictObject({
-  download: z.stringbool().default(false).describe('Save it instead of showing it'),
+  download: flagOfQuery(z.boolean().default(false).describe('Save it instead of showing it')),
   expires: z.string().max(20).optional().describe('Of a link with a signature'),
   signature: z.string().max(100).optional().describe('Of a link with a signature'),
 });

@@ -20,6 +20,10 @@ export const pageQuerySchema = z.strictObject({
     .describe('`nextCursor` of the page before; absent for the first page'),
 });
 
+/** `true` or `false` of a query, by the schema of the flag that it stands for. */
+export const flagOfQuery = <S extends z.ZodType>(schema: S) =>
+  z.preprocess((text) => z.stringbool().safeParse(text).data ?? text, schema);
+
 /** The envelope of a list: one page, newest first unless the route says otherwise. */
 export function pageOf<S extends z.ZodType>(item: S) {
   return z.object({

@@ -3,7 +3,7 @@ import type { FastifyPluginAsyncZod } from 'fastify-type-provider-zod';
 import { z } from 'zod';
 import { idempotencyHeadersSchema, markReplay, readIdempotencyKey } from '../http/idempotency.ts';
 import { problems } from '../http/problems.ts';
-import { idParamsSchema, idSchema, pageOf, pageQuerySchema } from '../http/schemas.ts';
+import { flagOfQuery, idParamsSchema, idSchema, pageOf, pageQuerySchema } from '../http/schemas.ts';
 import type { Clock } from '../support/clock.ts';
 import { instanceStatuses } from './instance.ts';
 import {
@@ -136,7 +136,7 @@ export function instanceRoutes(instances: Instances, clock: Clock): FastifyPlugi
             'Answers at once; the status is `terminated` only when the provider has confirmed that the machine is gone. Its running jobs go back to the queue, unless `drain=true` lets them end first.',
           params: idParamsSchema,
           querystring: z.strictObject({
-            drain: z.stringbool().default(false).describe('Let the running jobs end first'),
+            drain: flagOfQuery(z.boolean().default(false).describe('Let the running jobs end first')),
           }),
           response: { 202: instanceSchema, ...problems('instance_not_found', 'conflict') },
         },

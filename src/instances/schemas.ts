@@ -1,6 +1,6 @@
 // Offers and instances as the API shows them.
 import { z } from 'zod';
-import { time } from '../http/schemas.ts';
+import { flagOfQuery, time } from '../http/schemas.ts';
 import type { RentalRow } from '../database/tables.ts';
 import { sumOf, totalCost, usdOf } from './cost.ts';
 import {
@@ -86,9 +86,6 @@ const asked = requirementsSchema.shape;
 /** A number of a query. An empty text is none: JavaScript reads it as 0. */
 const numberOfQuery = <S extends z.ZodType>(schema: S) =>
   z.preprocess((text) => (typeof text === 'string' && text.trim() !== '' ? Number(text) : text), schema);
-
-const flagOfQuery = <S extends z.ZodType>(schema: S) =>
-  z.preprocess((text) => z.stringbool().safeParse(text).data ?? text, schema);
 
 /** An entry of a list, or several by repeating. */
 const entriesOfQuery = (list: z.ZodDefault<z.ZodArray<z.ZodString>>) =>

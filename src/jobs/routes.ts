@@ -8,7 +8,7 @@ import type { Assets } from '../assets/service.ts';
 import { idempotencyHeadersSchema, markReplay, readIdempotencyKey } from '../http/idempotency.ts';
 import { markWait, preferHeadersSchema, preferredWaitSeconds } from '../http/prefer.ts';
 import { problems } from '../http/problems.ts';
-import { idParamsSchema, pageOf } from '../http/schemas.ts';
+import { flagOfQuery, idParamsSchema, pageOf } from '../http/schemas.ts';
 import { plainLink, type SignedLinks } from '../http/signed-links.ts';
 import { systemClock, type Clock } from '../support/clock.ts';
 import { formAsBody } from './form.ts';
@@ -188,7 +188,7 @@ const eventsSchema = {
   ].join('\n\n'),
   params: idParamsSchema,
   querystring: z.strictObject({
-    previews: z.stringbool().default(false).describe('Send previews too'),
+    previews: flagOfQuery(z.boolean().default(false).describe('Send previews too')),
   }),
   headers: z.looseObject({
     'last-event-id': z.string().max(100).optional().describe('Id of the last event that was received'),
