@@ -58,6 +58,8 @@ export function createPool(address: ServerAddress, { size, log, statementTimeout
   // The pool listens to idle connections only. One that breaks in use would end the process otherwise.
   pool.on('connect', (client) => {
     client.on('error', (error: NodeJS.ErrnoException) => {
+      // On its way out the server may be faster than the farewell of the client.
+      if (pool.ending) return;
       // The pool hangs the whole connection onto the error, its keys included.
       log.warn({ code: error.code, error: error.message }, 'A connection to the database broke');
     });

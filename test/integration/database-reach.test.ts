@@ -6,6 +6,7 @@ import { promisify } from 'node:util';
 import { pino } from 'pino';
 import { sql } from 'kysely';
 import { describe, expect, it, onTestFinished } from 'vitest';
+import { createPool } from '../../src/database/connection.ts';
 import { migrate } from '../../src/database/migrate.ts';
 import { startNotifications } from '../../src/database/notifications.ts';
 import { reach } from '../../src/database/reach.ts';
@@ -144,4 +145,24 @@ it('does not keep the service from stopping when it goes out of reach without a 
   const url = await pretendPostgres((socket) => void socket.write(welcome()));
   const notifications = await startNotifications({ connectionString: url }, log);
   await expect(notifications.stop()).resolves.toBeUndefined();
+});
+
+it('is no trouble when it ends connections that the service is closing', async () => {
+  // As a PostgreSQL that is stopped before it has read that the client leaves.
+  const connectionString = await pretendPostgres((socket) => {
+    socket.write(welcome());
+    socket.on('data', (message: Buffer) => {
+      const isLeaving = message.toString('latin1').startsWith('X');
+      socket.write(isLeaving ? fatal('57P01') : welcome());
+    });
+  });
+  const lines: string[] = [];
+  const watched = pino({ level: 'warn' }, { write: (line: string) => lines.push(line) });
+  const pool = createPool({ connectionString }, { size: 1, log: watched, statementTimeoutMs: null });
+  const client = await pool.connect();
+  const broken = once(client, 'error');
+  client.release();
+  await pool.end();
+  await broken;
+  expect(lines).toEqual([]);
 });
