@@ -222,13 +222,19 @@ function renameInputs(draft: Draft): Draft {
     /"#\/components\/schemas\/([^"]+)Input"/g,
     (reference, name: string) => (used.has(name) ? reference : `"#/components/schemas/${name}"`),
   );
-  const renamed = draftSchema.parse(JSON.parse(text));
+  const renamed = draftSchema.parse(JSON.parse(text, withoutBoundsOfJavaScript));
   const schemas = renamed.components.schemas;
   for (const name of used) {
     const plain = name.replace(/Input$/, '');
     if (plain !== name && !used.has(plain)) schemas[plain] = schemas[name] ?? {};
   }
   return renamed;
+}
+
+/** That a whole number is no larger than JavaScript's can be says nothing of a count, and makes examples such as -9007199254740991. */
+function withoutBoundsOfJavaScript(key: string, value: unknown): unknown {
+  const isBound = key === 'minimum' || key === 'maximum';
+  return isBound && Math.abs(Number(value)) === Number.MAX_SAFE_INTEGER ? undefined : value;
 }
 
 /** The names of all schemas that the paths refer to, directly or through another. */

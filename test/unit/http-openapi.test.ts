@@ -6,7 +6,7 @@ import { idParamsSchema, pageOf, pageQuerySchema } from '../../src/http/schemas.
 import type { App } from '../../src/http/server.ts';
 import { createTestApp } from '../support/http.ts';
 
-const thing = z.object({ id: z.uuid(), size: z.number() }).meta({ id: 'TestThing' });
+const thing = z.object({ id: z.uuid(), size: z.int(), rank: z.int().min(1) }).meta({ id: 'TestThing' });
 const wish = z.strictObject({ size: z.number().default(1) }).meta({ id: 'TestWish' });
 z.object({}).meta({ id: 'TestUnused' });
 
@@ -37,7 +37,7 @@ const routes: FastifyPluginAsyncZod = async (app) => {
         },
       },
     },
-    async (request) => ({ id: request.params.id, size: request.body.size }),
+    async (request) => ({ id: request.params.id, size: request.body.size, rank: 1 }),
   );
   app.delete(
     '/things/:id',
@@ -47,7 +47,7 @@ const routes: FastifyPluginAsyncZod = async (app) => {
   app.get(
     '/file',
     { config: { signed: true }, schema: { operationId: 'getFile', response: { 200: thing } } },
-    async () => ({ id: '', size: 0 }),
+    async () => ({ id: '', size: 0, rank: 1 }),
   );
   app.get('/open', { config: { public: true }, schema: { operationId: 'getOpen' } }, async () => ({}));
 };
@@ -156,6 +156,13 @@ describe('the OpenAPI document', () => {
   it('holds the schemas that are used, under the names that they were given', () => {
     expect(Object.keys(document.components.schemas)).toEqual(['Health', 'Problem', 'TestThing', 'TestWish']);
     expect(document.components.schemas['TestWish']).not.toHaveProperty('required');
+  });
+
+  it('bounds whole numbers as their schemas do, and not as JavaScript does', () => {
+    expect(document.components.schemas['TestThing']).toMatchObject({
+      properties: { size: { type: 'integer' }, rank: { type: 'integer', minimum: 1 } },
+    });
+    expect(JSON.stringify(document)).not.toContain(String(Number.MAX_SAFE_INTEGER));
   });
 
   it('refers to nothing that is not there', () => {
