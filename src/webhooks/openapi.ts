@@ -3,7 +3,7 @@ import { webhookEvents, type WebhookEvent } from './delivery.ts';
 
 const summaries: Record<WebhookEvent, string> = {
   'job.succeeded': 'A job succeeded; its outputs are stored',
-  'job.failed': 'A job failed; `error` says why',
+  'job.failed': 'A job failed, and says why',
   'job.canceled': 'A job was canceled',
   'job.expired': 'A job waited longer for an instance than it was allowed to',
 };
