@@ -114,7 +114,7 @@ function errorForCaller(error: unknown, request: FastifyRequest): ServiceError {
   if (code === 'FST_ERR_CTP_INVALID_MEDIA_TYPE') {
     return new ServiceError('unsupported_media_type', mediaTypeFault(request));
   }
-  const known = frameworkErrors[code] ?? (brokenForm.test(message) ? incompleteForm : undefined);
+  const known = frameworkErrors[code] ?? brokenForms.find(({ sign }) => sign.test(message));
   if (known !== undefined) return new ServiceError(known.code, known.detail);
   const trouble = databaseTroubles.find(({ sign }) => sign.test(code) || sign.test(message));
   if (trouble !== undefined) {
@@ -183,10 +183,6 @@ interface KnownError {
   detail: string;
 }
 
-/** What the parser of forms says, in errors without a code. */
-const brokenForm =
-  /unexpected end of multipart data|^Multipart: Boundary not found|^Malformed part header|^The needle cannot/i;
-
 const tooManyParts: KnownError = {
   code: 'payload_too_large',
   detail: `A form may have ${MOST_FILES} files and ${MOST_FIELDS} fields at most. Upload further files with POST /assets, and name them by their ids.`,
@@ -195,6 +191,17 @@ const incompleteForm: KnownError = {
   code: 'invalid_request',
   detail: 'The form is malformed or incomplete.',
 };
+
+/** What the parser of forms says, in errors without a code. */
+const brokenForms: (KnownError & { sign: RegExp })[] = [
+  {
+    sign: /^Multipart: Boundary not found/,
+    code: 'invalid_request',
+    detail:
+      'The header Content-Type does not name the boundary of the form. Do not set it: whatever makes the form does.',
+  },
+  { sign: /unexpected end of multipart data|^Malformed part header|^The needle cannot/i, ...incompleteForm },
+];
 
 /** Errors of Fastify and its plugins, by their code. */
 const frameworkErrors: Record<string, KnownError> = {

@@ -173,6 +173,19 @@ describe('every error is a problem', () => {
     expect(problem).toMatchObject({ status, code });
   });
 
+  it('a form whose header was written by hand, and who should write it', async () => {
+    const { problem } = await problemOf({
+      method: 'POST',
+      url: '/forms',
+      headers: { 'content-type': 'multipart/form-data' },
+      payload: bigFile,
+    });
+    expect(problem).toMatchObject({
+      detail:
+        'The header Content-Type does not name the boundary of the form. Do not set it: whatever makes the form does.',
+    });
+  });
+
   it.each([
     ['/things', 'text/plain', 'The content type of the body is not supported here. Send application/json.'],
     ['/both', 'text/plain; charset=utf-8', /Send application\/json or multipart\/form-data\.$/],
