@@ -167,7 +167,7 @@ export const jobQuerySchema = pageQuerySchema.extend({
     ),
   apiKey: z
     .string()
-    .regex(apiKeyNamePattern)
+    .regex(apiKeyNamePattern, 'it must be the name of an API key: 1 to 64 letters, digits, _ . or -')
     .optional()
     .describe('Only jobs that came with the API key of this name'),
   createdAfter: instant('Only jobs that were accepted after this time'),

@@ -2,7 +2,7 @@ import { describe, expect, it } from 'vitest';
 import { z } from 'zod';
 import { validateRequestPart } from '../../src/http/validation.ts';
 import { ServiceError } from '../../src/errors.ts';
-import { jobRequestSchema } from '../../src/jobs/schemas.ts';
+import { jobQuerySchema, jobRequestSchema } from '../../src/jobs/schemas.ts';
 import { formatPath } from '../../src/support/issues.ts';
 
 /** What a caller is told about a body. */
@@ -103,6 +103,12 @@ describe('a complaint about a request', () => {
         { field: 'webhookUrl', detail: '"webhookUrl" is not valid: it must be an http or https URL.' },
       ],
     });
+  });
+
+  it('says what the name of an API key looks like', () => {
+    expect(complaintAbout(jobQuerySchema, { apiKey: 'my key' }).message).toBe(
+      '"apiKey" is not valid: it must be the name of an API key: 1 to 64 letters, digits, _ . or -.',
+    );
   });
 
   it('complains about the key of a record where the key is at fault', () => {
