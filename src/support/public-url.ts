@@ -7,7 +7,8 @@ import { nameServers, systemResolver, type ResolveHost } from './host-names.ts';
 import { isPublicAddress } from './public-address.ts';
 
 /** What a caller is told of a host that does not exist, or exists only where callers may not look: nobody is told which. */
-export const HOST_NOT_PUBLIC = 'The host of the URL was not found on the public internet.';
+export const HOST_NOT_PUBLIC =
+  'The host of the URL was not found on the public internet. One that is elsewhere must be named in INPUT_URL_ALLOWED_HOSTS for inputs, in WEBHOOK_ALLOWED_HOSTS for webhooks.';
 
 export interface UrlRules {
   /** Hosts whose address may be private, as `host` or `host:port`. */

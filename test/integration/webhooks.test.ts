@@ -349,7 +349,11 @@ describe('a delivery', () => {
     const { id } = await deliveryOf(jobId);
     await deliver(rebound, { deliveryId: id, wake: 0, lane: '' }, { signal: forever });
     expect((await log.get(id)).tries).toMatchObject([
-      { status_code: null, error: 'The host of the URL was not found on the public internet.' },
+      {
+        status_code: null,
+        error:
+          'The host of the URL was not found on the public internet. One that is elsewhere must be named in INPUT_URL_ALLOWED_HOSTS for inputs, in WEBHOOK_ALLOWED_HOSTS for webhooks.',
+      },
     ]);
     expect(receiver.received).toEqual([]);
   });

@@ -41,7 +41,8 @@ describe('a URL that a caller wrote', () => {
     expect(refusalOf(url)).toMatchObject({
       code: 'invalid_input',
       field: 'webhookUrl',
-      message: 'The host of the URL was not found on the public internet.',
+      message:
+        'The host of the URL was not found on the public internet. One that is elsewhere must be named in INPUT_URL_ALLOWED_HOSTS for inputs, in WEBHOOK_ALLOWED_HOSTS for webhooks.',
     });
   });
 

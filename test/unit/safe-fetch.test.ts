@@ -53,7 +53,8 @@ async function refusal(url: string, options: Partial<PublicFetchOptions> = {}): 
   return error;
 }
 
-const notFound = 'The host of the URL was not found on the public internet.';
+const notFound =
+  'The host of the URL was not found on the public internet. One that is elsewhere must be named in INPUT_URL_ALLOWED_HOSTS for inputs, in WEBHOOK_ALLOWED_HOSTS for webhooks.';
 
 describe('a fetch of a public file', () => {
   it('brings the bytes with their type, name and size', async () => {

@@ -117,7 +117,8 @@ describe('a POST to a receiver', () => {
     const resolveHost = async () => [{ address: '127.0.0.1', family: 4 }];
     expect(await send(`${base}:${port}/`, { allowedHosts: [], resolveHost })).toEqual({
       kind: 'unanswered',
-      error: 'The host of the URL was not found on the public internet.',
+      error:
+        'The host of the URL was not found on the public internet. One that is elsewhere must be named in INPUT_URL_ALLOWED_HOSTS for inputs, in WEBHOOK_ALLOWED_HOSTS for webhooks.',
     });
     expect(server.connections()).toBe(0);
   });
