@@ -41,11 +41,12 @@ export async function releaseUnneeded(deps: ReleaseDeps, { id }: FleetInstance, 
   });
 }
 
-/** Ends an instance whose race another has won; one that got jobs all the same ends them first. */
+/** Ends an instance whose race another has won; one that got jobs all the same ends them first. False when a job wants it. */
 export async function releaseLoser(deps: ReleaseDeps, { id }: FleetInstance, now: Date): Promise<boolean> {
   return deps.db.transaction().execute(async (trx) => {
     const instance = await lock(trx, id);
-    return instance !== undefined && end(deps, trx, instance, 'lost_race', now);
+    if (instance === undefined || (await readUse(trx, id)).pinnedJobs) return false;
+    return end(deps, trx, instance, 'lost_race', now);
   });
 }
 
@@ -54,11 +55,13 @@ async function lock(trx: Transaction<Tables>, id: string): Promise<InstanceRow |
 }
 
 async function isWanted(trx: Transaction<Tables>, id: string, idleSince: Date | null): Promise<boolean> {
-  const {
-    busy,
-    pinnedJobs,
-    idleSince: idleNow,
-  } = await trx
+  const use = await readUse(trx, id);
+  return use.busy > 0 || use.pinnedJobs || use.idleSince?.getTime() !== idleSince?.getTime();
+}
+
+/** What an instance works for, since when for nothing, and whether queued jobs want it for itself. */
+async function readUse(trx: Transaction<Tables>, id: string) {
+  return trx
     .selectFrom('instances')
     .select((eb) => [
       idleSinceOf(),
@@ -71,11 +74,11 @@ async function isWanted(trx: Transaction<Tables>, id: string, idleSince: Date | 
             .whereRef('jobs.wanted_instance_id', '=', 'instances.id')
             .where('jobs.status', '=', 'queued'),
         )
+        .$castTo<boolean>()
         .as('pinnedJobs'),
     ])
     .where('id', '=', id)
     .executeTakeFirstOrThrow();
-  return busy > 0 || pinnedJobs === true || idleNow?.getTime() !== idleSince?.getTime();
 }
 
 function end(

@@ -4,7 +4,7 @@ import { afterAll, beforeAll, beforeEach, describe, expect, it } from 'vitest';
 import { loadConfig, type Config } from '../../src/config.ts';
 import { createBudget } from '../../src/fleet/budget.ts';
 import { tendFleet, type FleetDeps } from '../../src/fleet/fleet.ts';
-import { releaseIdle } from '../../src/fleet/release.ts';
+import { releaseIdle, releaseLoser } from '../../src/fleet/release.ts';
 import type { FleetInstance } from '../../src/fleet/fleet-state.ts';
 import { loadFleet } from '../../src/fleet/state.ts';
 import { createInstances } from '../../src/instances/service.ts';
@@ -82,6 +82,15 @@ describe('an instance that is about to be let go', () => {
     expect(await release(await seen(id))).toBe(true);
     expect(await statusOf(id)).toBe('draining');
     expect(await release(await seen(id))).toBe(false);
+  });
+
+  it('is kept by a job that wants it although it has lost its race', async () => {
+    const id = await addIdleInstance();
+    const before = await seen(id);
+    await bench.submit(emptyImage, { instanceId: id });
+    const { db, queues } = bench.database;
+    expect(await releaseLoser({ db, queues, maxAttempts: 3 }, before, new Date())).toBe(false);
+    expect(await statusOf(id)).toBe('ready');
   });
 
   it('either goes or gets the job that is dispatched at that moment', { timeout: 60_000 }, async () => {

@@ -320,6 +320,16 @@ describe('a race', () => {
     expect(plan({ instances: [last, late, winner] }).lostRaces).toEqual([last, late]);
     expect(plan({ instances: [coming({}, { raceId: 'q' }), winner] }).lostRaces).toEqual([]);
   });
+
+  it('is over for one that jobs want for itself, which then counts like any other', () => {
+    const wanted = coming({}, { raceId: 'r', pinnedJobs: 1 });
+    const winner = ready({ raceId: 'r', idleSince: agoMs(MINUTE / 2) });
+    const large = jobsFor('l', { minVramGb: 24, gpuNames: ['RTX 4090'] });
+    const { lostRaces, rent } = plan({ instances: [wanted, winner], demands: [large] });
+    expect([lostRaces, rent]).toEqual([[], []]);
+    const done = ready({ raceId: 'r', readyAt: agoMs(1000) });
+    expect(plan({ instances: [done, winner] }).lostRaces).toEqual([done]);
+  });
 });
 
 describe('whatever the state, a plan', () => {
