@@ -11,6 +11,8 @@ export const systemResolver: ResolveHost = (hostname) => lookup(hostname, { all:
 /** For each of the servers and tries; the second waits twice as long. */
 const ANSWER_TIMEOUT_MS = 3000;
 const TRIES = 2;
+/** How long IPv6 addresses are waited for once there are others, as RFC 8305 has it: some name servers never answer for them. */
+const IPV6_DELAY_MS = 1000;
 
 /**
  * By asking name servers, those of this machine unless told. The system's way keeps one of two threads for as long as a name
@@ -21,7 +23,14 @@ export function nameServers(servers?: readonly string[]): ResolveHost {
   return async (hostname) => {
     const resolver = new Resolver({ timeout: ANSWER_TIMEOUT_MS, tries: TRIES });
     if (servers !== undefined) resolver.setServers(servers);
-    const [v4, v6] = await Promise.allSettled([resolver.resolve4(hostname), resolver.resolve6(hostname)]);
+    const asked = [resolver.resolve4(hostname), resolver.resolve6(hostname)] as const;
+    let impatience: NodeJS.Timeout | undefined;
+    asked[0].then(
+      () => (impatience = setTimeout(() => resolver.cancel(), IPV6_DELAY_MS)),
+      () => undefined,
+    );
+    const [v4, v6] = await Promise.allSettled(asked);
+    clearTimeout(impatience);
     if (v4.status === 'rejected' && v6.status === 'rejected') throw v4.reason;
     return [
       ...(v4.status === 'fulfilled' ? v4.value.map((address) => ({ address, family: 4 })) : []),

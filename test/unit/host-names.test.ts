@@ -3,6 +3,7 @@ import { lookup } from 'node:dns/promises';
 import { once } from 'node:events';
 import { expect, it, onTestFinished } from 'vitest';
 import { nameServers } from '../../src/support/host-names.ts';
+import { collector } from '../support/collector.ts';
 
 const TYPES = { A: 1, AAAA: 28 };
 const known: Record<string, Partial<Record<keyof typeof TYPES, Buffer>>> = {
@@ -11,14 +12,16 @@ const known: Record<string, Partial<Record<keyof typeof TYPES, Buffer>>> = {
     AAAA: Buffer.from('26200fe0000000000000000000000009', 'hex'),
   },
   'old.example': { A: Buffer.from([9, 9, 9, 10]) },
+  'half.example': { A: Buffer.from([9, 9, 9, 11]) },
 };
 
-/** A name server of the names that are known; of `silent.example` it says nothing. Resolves to its address. */
-async function startNameServer(): Promise<string> {
+/** A name server of the names that are known; of `silent.example` it says nothing, of `half.example` nothing for IPv6. Resolves to its address. */
+async function startNameServer(heard: (name: string) => void = () => undefined): Promise<string> {
   const server = createSocket('udp4');
   server.on('message', (query, { port, address }) => {
     const { name, type, end } = questionOf(query);
-    if (name === 'silent.example') return;
+    heard(name);
+    if (name === 'silent.example' || (name === 'half.example' && type === TYPES.AAAA)) return;
     const records = known[name];
     const record = records?.[type === TYPES.A ? 'A' : 'AAAA'];
     const head = Buffer.from(query.subarray(0, end));
@@ -54,6 +57,15 @@ it('finds the addresses of a name, of either kind', async () => {
   ]);
   expect(await resolve('old.example')).toEqual([{ address: '9.9.9.10', family: 4 }]);
   await expect(resolve('none.example')).rejects.toThrow('ENOTFOUND');
+});
+
+it('waits for IPv6 addresses of which nothing is said no longer than for a question that was lost', async () => {
+  const asked = collector<string>();
+  const resolve = nameServers([await startNameServer(asked.add)]);
+  const found = resolve('half.example');
+  // Each kind once, and then again what was not answered.
+  const askedAgain = asked.reach(3);
+  expect(await Promise.race([found, askedAgain])).toEqual([{ address: '9.9.9.11', family: 4 }]);
 });
 
 it('keeps no other look-up waiting where name servers are silent', async () => {
