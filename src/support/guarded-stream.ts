@@ -4,7 +4,7 @@ import { finished, Transform, type Readable } from 'node:stream';
 export type StreamFailure =
   /** It grew beyond `maxBytes`. */
   | 'too_large'
-  /** No byte came for `stallMs`. */
+  /** No byte came for `stallMs`, although there was room for it. */
   | 'stalled'
   /** The source failed, or ended before it was complete. */
   | 'broken';
@@ -28,7 +28,11 @@ export function guardStream(
   const fail = (kind: StreamFailure, cause?: unknown): void => {
     guarded.destroy(toError(failure(kind, cause)));
   };
-  const stall = setTimeout(() => fail('stalled'), stallMs);
+  const stall = setTimeout(() => {
+    // Held back by whoever reads, which is not its fault.
+    if (guarded.writableNeedDrain) stall.refresh();
+    else fail('stalled');
+  }, stallMs);
   const guarded = new Transform({
     transform(chunk: Buffer, _encoding, done) {
       stall.refresh();

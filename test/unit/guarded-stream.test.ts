@@ -52,6 +52,18 @@ describe('a guarded stream', () => {
     await expect(buffer(guarded({ stallMs: 20 }))).rejects.toThrow('stalled');
   });
 
+  it('holds no source to be silent that is held back by its reader', async () => {
+    const stream = guarded({ stallMs: 20 });
+    const chunk = Buffer.alloc(64_000);
+    let written = 1;
+    while (source.write(chunk)) written += 1;
+    source.end();
+    // Several times as long.
+    const other = guardStream(new PassThrough(), { stallMs: 100, failure: (kind) => new Error(kind) });
+    await expect(buffer(other)).rejects.toThrow('stalled');
+    expect(await buffer(stream)).toHaveLength(written * chunk.length);
+  });
+
   it('fails when the source does, with its error as the cause', async () => {
     const cause = new Error('reset');
     const stream = guarded();
