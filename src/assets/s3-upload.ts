@@ -5,7 +5,7 @@ import type { CompletedPart } from '@aws-sdk/client-s3';
 import { backoffMs } from '../support/backoff.ts';
 import { sleep } from '../support/sleep.ts';
 import { isFileKey, pathOfKey } from './file-key.ts';
-import { answerOf, mayPass, type Bucket } from './s3-bucket.ts';
+import { answerOf, mayPass, statusOf, type Bucket } from './s3-bucket.ts';
 import { lengthOf, type ByteRange } from './store.ts';
 
 /** A file of the local disk, and where it goes. */
@@ -35,8 +35,12 @@ export async function uploadFile(bucket: Bucket, upload: Upload, options: Upload
   else await uploadParts(bucket, upload, options);
 }
 
-/** Gives up uploads of ours of which only parts have come: they are invisible, but are paid for. The bucket may be others' too. */
+/**
+ * Gives up uploads of ours of which only parts have come: they are invisible, but are paid for. The bucket may be others' too. One that the
+ * storage refuses to abort keeps none of the others.
+ */
 export async function abortAbandoned({ sdk, client, name }: Bucket, prefix: string): Promise<void> {
+  const refusals: unknown[] = [];
   let marker: { KeyMarker?: string | undefined; UploadIdMarker?: string | undefined } = {};
   for (;;) {
     const list = new sdk.ListMultipartUploadsCommand({ Bucket: name, Prefix: prefix, ...marker });
@@ -49,11 +53,16 @@ export async function abortAbandoned({ sdk, client, name }: Bucket, prefix: stri
       )
         continue;
       const abort = new sdk.AbortMultipartUploadCommand({ Bucket: name, Key, UploadId });
-      await answerOf((abortSignal) => client.send(abort, { abortSignal }));
+      await answerOf((abortSignal) => client.send(abort, { abortSignal })).catch((error: unknown) => {
+        // Who does not answer will not for the others either.
+        if (statusOf(error) === null) throw error;
+        refusals.push(error);
+      });
     }
-    if (page.IsTruncated !== true || page.NextKeyMarker === undefined) return;
+    if (page.IsTruncated !== true || page.NextKeyMarker === undefined) break;
     marker = { KeyMarker: page.NextKeyMarker, UploadIdMarker: page.NextUploadIdMarker };
   }
+  if (refusals.length > 0) throw refusals[0];
 }
 
 function isOurs(place: string, prefix: string): boolean {

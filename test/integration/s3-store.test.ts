@@ -139,6 +139,21 @@ describe('an upload', () => {
   });
 });
 
+it('aborts other uploads that were left where one cannot be aborted, and says so', async () => {
+  double.fail('AbortMultipartUpload', ...Array<'denied'>(3).fill('denied'));
+  double.fail('CompleteMultipartUpload', ...Array<'denied'>(3).fill('denied'));
+  for (let count = 0; count < 3; count += 1) await put(large).catch(() => undefined);
+  for (const upload of double.pendingUploads()) upload.initiated = new Date(Date.now() - 90_000_000);
+  double.fail('AbortMultipartUpload', 'denied');
+  await expect(store.tidy()).rejects.toMatchObject({
+    code: 'storage_unavailable',
+    cause: { message: expect.stringContaining('AccessDenied') },
+  });
+  expect(double.pendingUploads()).toHaveLength(1);
+  await store.tidy();
+  expect(double.pendingUploads()).toEqual([]);
+});
+
 it('leaves the uploads of others in its bucket alone', async () => {
   const headers = { authorization: `Credential=${double.accessKeyId}/` };
   const hash = 'ab'.repeat(32);
