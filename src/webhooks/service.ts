@@ -1,5 +1,5 @@
 // The log of deliveries as the routes use it: look, and send again.
-import type { Kysely } from 'kysely';
+import type { Kysely, Transaction } from 'kysely';
 import type { Queues } from '../database/queues.ts';
 import type { DeliveryRow, Tables, TryRow } from '../database/tables.ts';
 import { ServiceError } from '../errors.ts';
@@ -57,6 +57,7 @@ export function createDeliveries({ db, queues, clock }: Deps): Deliveries {
     get: (id) => findDelivery(db, id),
     async replay(id) {
       await db.transaction().execute(async (trx) => {
+        await holdJobOf(trx, id);
         const armed = await trx
           .updateTable('webhook_deliveries')
           .set(({ eb }) => ({
@@ -75,6 +76,16 @@ export function createDeliveries({ db, queues, clock }: Deps): Deliveries {
       return findDelivery(db, id);
     },
   };
+}
+
+/** The retention leaves alone what somebody holds, and looks at what is to be delivered afterwards. */
+async function holdJobOf(trx: Transaction<Tables>, id: string): Promise<void> {
+  await trx
+    .selectFrom('jobs')
+    .select('id')
+    .where('id', '=', (of) => of.selectFrom('webhook_deliveries').select('job_id').where('id', '=', id))
+    .forKeyShare()
+    .execute();
 }
 
 async function listDeliveries(

@@ -11,7 +11,9 @@ import { endJobs } from '../../src/jobs/ending.ts';
 import { closeSlots } from '../../src/jobs/placement.ts';
 import { presentJob, type JobView } from '../../src/jobs/presentation.ts';
 import { findJob } from '../../src/jobs/records.ts';
+import { sweepRetention } from '../../src/jobs/retention.ts';
 import { sweepJobs } from '../../src/jobs/sweep.ts';
+import type { Clock } from '../../src/support/clock.ts';
 import { deliver, deliverNow, type DeliveryDeps } from '../../src/webhooks/deliver.ts';
 import type { deliverySchema } from '../../src/webhooks/schemas.ts';
 import { createDeliveries, type Deliveries } from '../../src/webhooks/service.ts';
@@ -437,7 +439,10 @@ describe('a delivery', () => {
     expect(depth).toMatchObject({ deliver: 2, deliver_silent: 1 });
   });
 
-  it('that is replayed just when it would be forgotten is kept', async () => {
+  it.each<[string, (clock: Clock) => Promise<unknown>]>([
+    ['it would be forgotten', (clock) => sweepDeliveries({ ...bench.deps, clock })],
+    ['its job would be forgotten', (clock) => sweepRetention({ ...bench.deps, clock })],
+  ])('that is replayed just when %s is kept', async (_name, sweep) => {
     const receiver = await receive();
     const jobId = await canceledJob(receiver.url);
     await tryNow(jobId);
@@ -452,9 +457,10 @@ describe('a delivery', () => {
     await held.selectFrom('webhook_deliveries').select('id').where('id', '=', id).forUpdate().execute();
     const replayed = log.replay(id);
     await expect.poll(waiting).toBe(1);
-    const clock = { now: () => new Date(Date.now() + 31 * 86_400_000) };
     let isSwept = false;
-    const swept = sweepDeliveries({ ...bench.deps, clock }).finally(() => (isSwept = true));
+    const swept = sweep({ now: () => new Date(Date.now() + 400 * 86_400_000) }).finally(
+      () => (isSwept = true),
+    );
     await expect.poll(async () => isSwept || (await waiting()) === 2).toBe(true);
     await held.commit().execute();
     await Promise.all([replayed, swept]);
