@@ -5,7 +5,7 @@ import { join } from 'node:path';
 import { Readable } from 'node:stream';
 import { text } from 'node:stream/consumers';
 import { sql, type Kysely } from 'kysely';
-import { afterAll, beforeAll, describe, expect, it } from 'vitest';
+import { afterAll, beforeAll, describe, expect, it, onTestFinished, vi } from 'vitest';
 import { createLocalDiskStore } from '../../src/assets/local-disk.ts';
 import { createAssets, type Assets } from '../../src/assets/service.ts';
 import type { AssetStore } from '../../src/assets/store.ts';
@@ -81,6 +81,22 @@ it('removes all others where some files can never be removed, says so, and tries
   for (const id of stuck) await rm(await pathOf(id), { recursive: true });
   await sweep(1);
   expect(await db.selectFrom('loose_files').select('key').execute()).toEqual([]);
+});
+
+it('leaves the rest of its work to the next round where the store is slow, and goes on there', async () => {
+  for (let n = 0; n < 12; n += 1) await setBack(await save(fresh()), 60);
+  vi.useFakeTimers({ toFake: ['performance'] });
+  onTestFinished(() => void vi.useRealTimers());
+  const slow = assetsOf({
+    ...store,
+    async remove(key) {
+      vi.advanceTimersByTime(4000);
+      await store.remove(key);
+    },
+  });
+  const left = async () => (await db.selectFrom('loose_files').select('key').execute()).length;
+  expect([await sweep(0, slow), await left()]).toEqual([false, 9]);
+  expect([await sweep(), await left()]).toEqual([true, 0]);
 });
 
 async function pathOf(id: string): Promise<string> {
