@@ -178,7 +178,7 @@ async function destroyInstance(id: string): Promise<void> {
   const left = vast.liveRentals().length;
   if (left !== 0) throw new Error(`${left} rentals are still alive.`);
   say(`vast.ai's double shows no rental any more, and billed ${totalBill().toFixed(6)} USD.`);
-  say(`Swagger UI was at ${api}/docs; run "npm run demo -- --keep" to click through it.`);
+  if (!options.keep) say(`Swagger UI was at ${api}/docs; run "npm run demo -- --keep" to click through it.`);
 }
 
 async function keep(): Promise<void> {
