@@ -40,6 +40,8 @@ interface Job {
 const FOLLOW_LIMIT_MS = 180_000;
 
 const started = performance.now();
+/** From the first moment on: whatever was started has to be stopped. */
+const interrupted = Promise.race([once(process, 'SIGINT'), once(process, 'SIGTERM')]);
 const { values: options } = parseArgs({ options: { keep: { type: 'boolean', default: false } } });
 const outputDir = resolve('demo-output');
 const dataDir = await mkdtemp(join(tmpdir(), 'comfyfleet-demo-'));
@@ -53,7 +55,8 @@ const api = `http://127.0.0.1:${port}`;
 const service = startService(port, vast);
 let failed = false;
 try {
-  await run();
+  const ended = interrupted.then(() => Promise.reject(new Error('It was told to end.')));
+  await Promise.race([run(), ended]);
   if (options.keep) await keep();
 } catch (error) {
   failed = true;
@@ -183,7 +186,7 @@ async function destroyInstance(id: string): Promise<void> {
 
 async function keep(): Promise<void> {
   say(`Left running: ${api}/docs. Press Ctrl+C to destroy the machine and stop.`);
-  await Promise.race([once(process, 'SIGINT'), once(process, 'SIGTERM'), once(service, 'exit')]);
+  await Promise.race([interrupted, once(service, 'exit')]);
   const live = await call<{ items: Instance[] }>('/instances?status=ready&status=provisioning');
   for (const instance of live.items) await destroyInstance(instance.id);
 }
