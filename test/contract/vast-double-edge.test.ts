@@ -408,15 +408,8 @@ test('a WebSocket to a ComfyUI that is gone is a bad gateway too', async () => {
 
 test('a machine without a network does not destroy itself before it is back', async () => {
   const clock = manualClock();
-  const onstart = `# dead-man-switch limit=10 first=10 port=18188 heartbeat=filename=x
-(
-  while sleep 1; do
-    DELETE
-  done
-) &
-entrypoint.sh`;
   const vast = await openDouble({ clock, startComfyUi: undefined });
-  const id = await rent(vast, { ...secureRecipe, onstart });
+  const id = await rent(vast, { ...secureRecipe, onstart: withSwitch(10) });
   clock.advance(1000);
   await vast.until(() => vast.comfyOf(id) !== undefined);
   vast.strike(id, 'offline');
@@ -430,6 +423,26 @@ entrypoint.sh`;
   expect(vast.counters.selfDestroyed).toBe(0);
   vast.strike(id, 'recovered');
   await expect.poll(() => aSecondLater(() => vast.counters.selfDestroyed)).toBe(1);
+});
+
+test('a look for the heartbeat that hangs ends no machine that is watched', async () => {
+  const vast = await openDouble({ startComfyUi: undefined });
+  const id = await rent(vast, { ...secureRecipe, onstart: withSwitch(4) });
+  await vast.until(() => vast.comfyOf(id) !== undefined);
+  const comfy = vast.comfyOf(id);
+  if (comfy === undefined) throw new Error('ComfyUI does not run.');
+  let beats = 0;
+  const beatAndCount = async () => {
+    const form = new FormData();
+    form.set('image', new File([`beat ${(beats += 1)}`], 'x'));
+    form.set('overwrite', 'true');
+    await fetch(`${comfy.url}/upload/image`, { method: 'POST', body: form });
+    return comfy.counters.requests['GET /view'] ?? 0;
+  };
+  await expect.poll(beatAndCount).toBeGreaterThan(1);
+  comfy.knobs.requestFaults = [{ route: 'GET /view', how: 'hang', times: 1 }];
+  await expect.poll(beatAndCount).toBeGreaterThan(6);
+  expect(vast.counters.selfDestroyed).toBe(0);
 });
 
 test('the image of ai-dock sends strangers to a login page and has credentials of its own', async () => {
@@ -498,6 +511,17 @@ test('behind a machine runs the ComfyUI double with the GPU of the offer, and it
   await untilReady(vast, id);
   expect(await outcome(`${url}/view?filename=kept.png&type=input`, bearer)).toBe(404);
 });
+
+/** The start script of a machine that destroys itself without heartbeats for so many seconds. */
+function withSwitch(seconds: number): string {
+  return `# dead-man-switch limit=${seconds} first=${seconds} port=18188 heartbeat=type=input&filename=x
+(
+  while sleep 1; do
+    DELETE
+  done
+) &
+entrypoint.sh`;
+}
 
 async function openMachine(
   recipe: object = secureRecipe,

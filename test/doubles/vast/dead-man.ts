@@ -6,11 +6,13 @@ import { isLive } from './rental.ts';
 import type { World } from './world.ts';
 
 const lookEveryMs = 20_000;
-const answerLimitMs = 5000;
+/** A look may meet the heartbeat just while it is written, and then hangs: it must not take the time of the switch. */
+const answerShare = 0.25;
 
 /** Asks ComfyUI on its own address, as the loop does past the image's proxy, until it is cancelled. */
 export function watchHeartbeat(world: World, rental: Rental, plan: DeadManPlan): Timer {
   const everyMs = Math.min(lookEveryMs, plan.limitSeconds * 100);
+  const answerLimitMs = plan.limitSeconds * 1000 * answerShare;
   let limitMs = plan.firstSeconds * 1000;
   let sinceMs = world.clock.now();
   let last = '';
@@ -25,7 +27,7 @@ export function watchHeartbeat(world: World, rental: Rental, plan: DeadManPlan):
 
   async function lookOnce(): Promise<void> {
     // Looking fails while ComfyUI is not up, which counts as no heartbeat.
-    const beat = await readHeartbeat(rental, plan.query).catch(() => '');
+    const beat = await readHeartbeat(rental, plan.query, answerLimitMs).catch(() => '');
     if (isCancelled || world.isStopped || !isLive(rental)) return;
     const nowMs = world.clock.now();
     if (beat !== '' && beat !== last) {
@@ -50,7 +52,7 @@ export function watchHeartbeat(world: World, rental: Rental, plan: DeadManPlan):
   };
 }
 
-async function readHeartbeat(rental: Rental, query: string): Promise<string> {
+async function readHeartbeat(rental: Rental, query: string, answerLimitMs: number): Promise<string> {
   const url = rental.installation?.running()?.url;
   if (url === undefined) return '';
   const answer = await fetch(`${url}/view?${query}`, { signal: AbortSignal.timeout(answerLimitMs) });
