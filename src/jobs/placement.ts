@@ -32,7 +32,15 @@ export async function beginCollecting(
   trx: Transaction<Tables>,
   queues: Queues,
   ref: AttemptRef,
-  { startedAt, executedAt, outputsReused }: ExecutionTimes & { outputsReused: boolean },
+  {
+    startedAt,
+    executedAt,
+    collectingAt,
+    outputsReused,
+  }: ExecutionTimes & {
+    collectingAt: Date;
+    outputsReused: boolean;
+  },
 ): Promise<boolean> {
   await lockSlots(trx, queues, ref.instanceId);
   const begun = await trx
@@ -41,7 +49,7 @@ export async function beginCollecting(
       status: 'collecting',
       started_at: startedAt,
       executed_at: executedAt,
-      collecting_at: new Date(),
+      collecting_at: collectingAt,
       outputs_reused: outputsReused,
     })
     .where('id', '=', ref.attemptId)

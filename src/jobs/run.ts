@@ -163,7 +163,7 @@ async function collectAll(
   times: ExecutionTimes,
 ): Promise<CollectedOutput[]> {
   const { db, queues } = run.deps;
-  const made = { ...times, outputsReused: entry.outputsReused };
+  const made = { ...times, collectingAt: run.deps.clock.now(), outputsReused: entry.outputsReused };
   run.collecting = true;
   run.state = { ...run.state, attemptStatus: 'collecting' };
   return whileOurs(run, async (signal) => {
