@@ -314,6 +314,8 @@ const lines: Line[] = [
     async play({ submit, when, ended, double }) {
       const id = await submit(fresh(emptyImage));
       await when(id, (job) => job.attempts[0]?.outcome === 'lost');
+      // First gone, so that nothing is given to it once it works and before it starts again.
+      await double.exit();
       double.knobs.wedged = false;
       await double.restart();
       expect(await ended(id)).toMatchObject({
