@@ -20,7 +20,7 @@ export default defineConfig({
     // Starting anew for each file took most of the time of the unit tests, and files leave nothing behind.
     isolate: false,
     // Most tests wait for others most of the time: the database, the doubles, a moment that must come.
-    maxWorkers: Number(process.env['TEST_WORKERS'] ?? 8),
+    maxWorkers: Number(process.env['TEST_WORKERS'] ?? 7),
     sequence: { sequencer: LongestFirst },
     globalSetup: 'test/support/global-setup.ts',
   },
