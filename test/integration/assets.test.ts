@@ -520,7 +520,7 @@ describe.each(['the local disk', 'S3'] as const)('with files on %s,', (kind) => 
 
   describe('a large file', () => {
     const sizeBytes = 24_000_000;
-    const lookEveryBytes = 12_000_000;
+    const lookEveryBytes = 8_000_000;
     const heldLimitBytes = 4_000_000;
 
     it('passes through in both directions without being held in memory', async () => {
