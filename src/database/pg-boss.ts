@@ -113,7 +113,13 @@ export function createQueues({ pool, db, notifications, exclusive, log }: Queues
   boss.on('warning', ({ message, data }) => log.warn({ data }, `The queues warn: ${message}`));
 
   function wake(name: string): void {
-    for (const each of [...workers, ...loops]) if (name === '' || name === each.name) each.worker.wake();
+    for (const each of [...workers, ...loops]) if (name === each.name) each.worker.wake();
+  }
+
+  /** Wake-ups may have been missed: every loop looks, and one statement tells which queues have something. */
+  function wakeAll(): void {
+    for (const { worker } of loops) worker.wake();
+    poll?.wake();
   }
 
   /** Polling would find the message too, up to a second late. */
@@ -143,7 +149,7 @@ export function createQueues({ pool, db, notifications, exclusive, log }: Queues
         retryMs: pollMs,
         log,
       });
-      stopListening = notifications.subscribe(channel, wake);
+      stopListening = notifications.subscribe(channel, (name) => (name === '' ? wakeAll() : wake(name)));
       state = 'running';
     },
 
@@ -158,6 +164,7 @@ export function createQueues({ pool, db, notifications, exclusive, log }: Queues
         log,
       });
       workers.push({ name: queue, worker });
+      poll?.wake();
     },
 
     send: async (executor, queue, message, { afterMs = 0 } = {}) => {

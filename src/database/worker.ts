@@ -55,7 +55,7 @@ export function claimKey({ id, retryCount }: Claim): string {
 
 /** How many messages to ask for: a power of two, since each number makes a statement of its own that every connection keeps. */
 function batchSize(free: number): number {
-  return free > 0 ? 2 ** Math.floor(Math.log2(free)) : 0;
+  return 2 ** Math.floor(Math.log2(free));
 }
 
 interface Held<M> {
@@ -64,6 +64,7 @@ interface Held<M> {
   ended: Promise<void>;
 }
 
+/** Looks for nothing before it is woken: who starts many asks for all of them at once which have something to do. */
 export function startWorker<M>(options: WorkerOptions<M>): Worker {
   const { name, store, concurrency, handler, retryMs, touchMs, log } = options;
   const held = new Set<Held<M>>();
@@ -76,12 +77,19 @@ export function startWorker<M>(options: WorkerOptions<M>): Worker {
 
   async function loop(): Promise<void> {
     while (!stopping.signal.aborted) {
-      const asked = batchSize(concurrency - held.size);
-      const messages = asked > 0 ? await claim(asked) : [];
-      for (const message of messages) take(message);
-      if (messages.length === asked && held.size < concurrency) continue;
       // What comes after it looked brings a wake-up of its own.
       await alarm.wait(healthy ? null : retryMs, stopping.signal).catch(() => undefined);
+      await claimAll();
+    }
+  }
+
+  /** Claims until nothing more is due, or no hand is free. */
+  async function claimAll(): Promise<void> {
+    while (!stopping.signal.aborted && held.size < concurrency) {
+      const asked = batchSize(concurrency - held.size);
+      const messages = await claim(asked);
+      for (const message of messages) take(message);
+      if (messages.length < asked) return;
     }
   }
 

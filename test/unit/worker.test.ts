@@ -71,6 +71,15 @@ afterEach(async () => {
 });
 
 describe('a worker', () => {
+  it('looks for nothing before it is woken', async () => {
+    start(2);
+    await settled();
+    expect(looks).toEqual([]);
+    send('a');
+    await settled();
+    expect(names()).toEqual(['a']);
+  });
+
   it('takes as many messages as it has hands, and the next when one is free', async () => {
     start(2);
     send('a', 'b', 'c', 'd');
