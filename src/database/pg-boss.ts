@@ -108,6 +108,8 @@ export function createQueues({ pool, db, notifications, exclusive, log }: Queues
     superviseIntervalSeconds: 30,
     monitorIntervalSeconds: 30,
     maintenanceIntervalSeconds: 60,
+    // Messages that wait for others are not used here. It would look for them at each start, and every five seconds.
+    flowIntervalSeconds: 86_400,
   });
   boss.on('error', (error) => log.warn({ err: error }, 'The queues report an error'));
   boss.on('warning', ({ message, data }) => log.warn({ data }, `The queues warn: ${message}`));
