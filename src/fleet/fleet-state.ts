@@ -72,6 +72,8 @@ export interface FleetPlan {
   rent: Rent[];
   /** Have had nothing to do for too long. */
   drain: FleetInstance[];
+  /** Have nothing to do and leave no room, within the most that the fleet may have, for what other jobs need. */
+  giveWay: FleetInstance[];
   /** Another of the same race was ready before. */
   lostRaces: FleetInstance[];
   /** Nothing waits for them any more, and no machine was rented for them yet. */

@@ -101,8 +101,19 @@ async function rentOne(
 async function release({ db, queues, config, log }: FleetDeps, plan: FleetPlan, now: Date): Promise<void> {
   const deps = { db, queues, maxAttempts: config.JOB_MAX_ATTEMPTS };
   for (const instance of plan.drain) {
-    if (await releaseIdle(deps, instance, now))
+    if (await releaseIdle(deps, instance, null, now))
       log.info({ instanceId: instance.id }, 'an idle instance drains');
+  }
+  for (const instance of plan.giveWay) {
+    if (
+      await releaseIdle(
+        deps,
+        instance,
+        'Other jobs need another machine, and FLEET_MAX has no room for both.',
+        now,
+      )
+    )
+      log.info({ instanceId: instance.id }, 'an idle instance gives way to what other jobs need');
   }
   for (const instance of plan.unneeded) {
     if (await releaseUnneeded(deps, instance, now))

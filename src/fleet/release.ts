@@ -18,13 +18,14 @@ export interface ReleaseDeps {
 export async function releaseIdle(
   deps: ReleaseDeps,
   { id, idleSince }: FleetInstance,
+  detail: string | null,
   now: Date,
 ): Promise<boolean> {
   return deps.db.transaction().execute(async (trx) => {
     // From here on the dispatch passes it over; what was dispatched before is seen by the next statement.
     const instance = await lock(trx, id);
     if (instance?.status === 'ready' && !(await isWanted(trx, id, idleSince))) {
-      return end(deps, trx, instance, 'idle', now);
+      return end(deps, trx, instance, { reason: 'idle', detail }, now);
     }
     // For what has passed it over.
     await deps.queues.wake(trx, 'dispatch');
@@ -37,7 +38,11 @@ export async function releaseUnneeded(deps: ReleaseDeps, { id }: FleetInstance, 
   return deps.db.transaction().execute(async (trx) => {
     const instance = await lock(trx, id);
     const isMachineless = instance?.status === 'requested' || instance?.phase === 'searching';
-    return isMachineless && !(await isWanted(trx, id, null)) && end(deps, trx, instance, 'not_needed', now);
+    return (
+      isMachineless &&
+      !(await isWanted(trx, id, null)) &&
+      end(deps, trx, instance, { reason: 'not_needed', detail: null }, now)
+    );
   });
 }
 
@@ -46,7 +51,7 @@ export async function releaseLoser(deps: ReleaseDeps, { id }: FleetInstance, now
   return deps.db.transaction().execute(async (trx) => {
     const instance = await lock(trx, id);
     if (instance === undefined || (await readUse(trx, id)).pinnedJobs) return false;
-    return end(deps, trx, instance, 'lost_race', now);
+    return end(deps, trx, instance, { reason: 'lost_race', detail: null }, now);
   });
 }
 
@@ -85,16 +90,9 @@ function end(
   { queues, maxAttempts }: ReleaseDeps,
   trx: Transaction<Tables>,
   instance: InstanceRow,
-  reason: TerminationReason,
+  why: { reason: TerminationReason; detail: string | null },
   now: Date,
 ): Promise<boolean> {
   const jobReason = 'Its instance was let go.';
-  return beginEnding(trx, queues, instance, {
-    drain: true,
-    reason,
-    detail: null,
-    jobReason,
-    maxAttempts,
-    now,
-  });
+  return beginEnding(trx, queues, instance, { drain: true, ...why, jobReason, maxAttempts, now });
 }

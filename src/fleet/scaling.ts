@@ -7,6 +7,8 @@ import { retryAt } from './setbacks.ts';
 
 /** The demand of jobs without requirements, and of the instances that FLEET_MIN keeps. */
 const ANY_WISH = 'null';
+/** How long an instance has had nothing to do before it gives way to others: longer than between the jobs of somebody who sends the next when one is done. */
+const GIVES_WAY_AFTER_MS = 60_000;
 
 /** A place for jobs: an instance, or one that is to be rented. */
 interface Place {
@@ -29,7 +31,6 @@ export function planFleet(state: FleetState, settings: FleetSettings, now: Date)
   const { uncovered, used } = assign(state.demands, places);
   const wanted = rentFor(uncovered, state, settings, now);
   const rented = standing.filter((instance) => instance.rented);
-  const ready = rented.filter(({ state: at }) => at === 'ready').length;
   const reserve = reserveFor(
     settings.minInstances - rented.length - wanted.rent.length,
     wanted,
@@ -37,21 +38,52 @@ export function planFleet(state: FleetState, settings: FleetSettings, now: Date)
     settings,
     now,
   );
-  const rent = [...wanted.rent, ...reserve];
-  // One that is coming may still fail, so it stands for none that is there.
-  const drain = idleOf(standing, used, now).slice(0, Math.max(0, ready - settings.minInstances));
-  const unneeded = unneededOf(rented, used).slice(
-    0,
-    Math.max(0, rented.length - drain.length - settings.minInstances),
+  const { drain, inTheWay, unneeded } = letGo(
+    { rented, lostRaces, used, lackRoom: wanted.lackRoom },
+    state,
+    settings,
+    now,
   );
   return {
-    rent,
+    rent: [...wanted.rent, ...reserve],
     drain,
+    giveWay: inTheWay.filter((instance) => givesWayAt(instance, now) === null),
     lostRaces,
-    unneeded: instances.filter((instance) => isMachineless(instance) && unneeded.some(isSameAs(instance))),
+    unneeded,
     notes: wanted.notes,
-    nextLookAt: nextMoment(state, settings, now),
+    nextLookAt: nextMoment(state, inTheWay, settings, now),
   };
+}
+
+/** What nothing waits for, as far as the least number that is to be kept allows. */
+function letGo(
+  {
+    rented,
+    lostRaces,
+    used,
+    lackRoom,
+  }: {
+    rented: readonly FleetInstance[];
+    lostRaces: readonly FleetInstance[];
+    used: ReadonlySet<FleetInstance>;
+    lackRoom: number;
+  },
+  { instances }: FleetState,
+  { minInstances }: FleetSettings,
+  now: Date,
+): { drain: FleetInstance[]; inTheWay: FleetInstance[]; unneeded: FleetInstance[] } {
+  // One that is coming may still fail, so it stands for none that is there.
+  const spare = Math.max(0, rented.filter(({ state }) => state === 'ready').length - minInstances);
+  const idle = idleOf(rented, used);
+  const drain = idle.filter((instance) => idleUntil(instance, now) === null).slice(0, spare);
+  const places = unneededOf(rented, used).slice(0, Math.max(0, rented.length - drain.length - minInstances));
+  const unneeded = instances.filter((each) => isMachineless(each) && places.some(isSameAs(each)));
+  const ending = instances.filter(({ state }) => state === 'ending');
+  const roomToCome = [...ending, ...lostRaces, ...drain, ...unneeded].filter(isOfFleet).length;
+  const inTheWay = idle
+    .filter((instance) => isOfFleet(instance) && !drain.includes(instance))
+    .slice(0, Math.max(0, Math.min(spare - drain.length, lackRoom - roomToCome)));
+  return { drain, inTheWay, unneeded };
 }
 
 /** How far it is from taking a job: the nearest get theirs first, so that what is left without any is what costs nothing yet. */
@@ -93,15 +125,16 @@ function fill(place: Place, jobs: number): number {
   return taken;
 }
 
-/** What to rent for jobs that nothing covers, and why not more. */
+/** What to rent for jobs that nothing covers, why not more, and for how many instances there is no room alone. */
 function rentFor(
   uncovered: ReadonlyMap<Demand, number>,
   state: FleetState,
   settings: FleetSettings,
   now: Date,
-): { rent: Rent[]; notes: Map<string, string> } {
+): { rent: Rent[]; notes: Map<string, string>; lackRoom: number } {
   const rent: Rent[] = [];
   const notes = new Map<string, string>();
+  let lackRoom = 0;
   const planned: Place[] = [];
   for (const [demand, jobs] of uncovered) {
     let left = jobs;
@@ -110,6 +143,8 @@ function rentFor(
       const obstacle = obstacleFor(demand.wish, roomFor(rent, state, settings), state, settings, now);
       if (obstacle !== null) {
         notes.set(demand.wish, obstacle);
+        if (obstacleFor(demand.wish, 1, state, settings, now) === null)
+          lackRoom += Math.ceil(left / settings.jobsPerInstance);
         break;
       }
       rent.push(rentOf(demand, roomFor(rent, state, settings), settings));
@@ -122,7 +157,7 @@ function rentFor(
       planned.push(place);
     }
   }
-  return { rent, notes };
+  return { rent, notes, lackRoom };
 }
 
 /** Whether what is rented for `demand` will do for `other` too, whatever machine it becomes. */
@@ -167,7 +202,7 @@ function rentOf({ wish, requirements }: Demand, room: number, { race }: FleetSet
 /** How many more the fleet may rent. Those that end count too: they may bill until they are confirmed gone. */
 function roomFor(rent: readonly Rent[], { instances }: FleetState, { maxInstances }: FleetSettings): number {
   const planned = rent.reduce((sum, { machines }) => sum + machines, 0);
-  return maxInstances - instances.filter(({ wish }) => wish !== null).length - planned;
+  return maxInstances - instances.filter(isOfFleet).length - planned;
 }
 
 function obstacleFor(
@@ -195,14 +230,10 @@ function obstacleFor(
   return `${which} ${whose} never got ready. ${latest.text} The fleet tries again at ${time} UTC.`;
 }
 
-/** Rented instances that have had nothing to do for too long, the longest first. */
-function idleOf(
-  standing: readonly FleetInstance[],
-  used: ReadonlySet<FleetInstance>,
-  now: Date,
-): FleetInstance[] {
-  return standing
-    .filter((instance) => !used.has(instance) && isIdle(instance) && idleUntil(instance, now) === null)
+/** Rented instances that have nothing to do, those first that have had nothing for the longest. */
+function idleOf(rented: readonly FleetInstance[], used: ReadonlySet<FleetInstance>): FleetInstance[] {
+  return rented
+    .filter((instance) => !used.has(instance) && isIdle(instance))
     .toSorted((a, b) => (a.idleSince?.getTime() ?? 0) - (b.idleSince?.getTime() ?? 0));
 }
 
@@ -214,8 +245,13 @@ function unneededOf(rented: readonly FleetInstance[], used: ReadonlySet<FleetIns
 }
 
 /** Whether the fleet asked for it and it costs nothing yet: it still looks for an offer. */
-function isMachineless({ state, wish, machineKnown }: FleetInstance): boolean {
-  return state === 'coming' && wish !== null && !machineKnown;
+function isMachineless(instance: FleetInstance): boolean {
+  return instance.state === 'coming' && isOfFleet(instance) && !instance.machineKnown;
+}
+
+/** Whether it counts for the most that the fleet may have. */
+function isOfFleet({ wish }: FleetInstance): boolean {
+  return wish !== null;
 }
 
 /** Whether it is the same, or races it. */
@@ -233,9 +269,21 @@ function idleUntil({ idleSince, idleLimitMs }: FleetInstance, now: Date): number
   return isOver(idleSince, idleLimitMs, now) ? null : idleSince.getTime() + idleLimitMs;
 }
 
-function nextMoment({ instances, setbacks }: FleetState, { retryMs }: FleetSettings, now: Date): Date | null {
+/** In milliseconds since 1970; null when it has had nothing to do for long enough. */
+function givesWayAt({ idleSince }: FleetInstance, now: Date): number | null {
+  if (idleSince === null) return Infinity;
+  return isOver(idleSince, GIVES_WAY_AFTER_MS, now) ? null : idleSince.getTime() + GIVES_WAY_AFTER_MS;
+}
+
+function nextMoment(
+  { instances, setbacks }: FleetState,
+  inTheWay: readonly FleetInstance[],
+  { retryMs }: FleetSettings,
+  now: Date,
+): Date | null {
   const moments = [
     ...instances.filter(isIdle).map((instance) => idleUntil(instance, now) ?? Infinity),
+    ...inTheWay.map((instance) => givesWayAt(instance, now) ?? Infinity),
     ...setbacks.map((setback) => retryAt(setback, retryMs, now)?.getTime() ?? Infinity),
   ].filter(Number.isFinite);
   return moments.length === 0 ? null : new Date(Math.min(...moments));

@@ -57,7 +57,7 @@ async function seen(id: string): Promise<FleetInstance> {
 }
 function release(instance: FleetInstance): Promise<boolean> {
   const { db, queues } = bench.database;
-  return releaseIdle({ db, queues, maxAttempts: 3 }, instance, new Date());
+  return releaseIdle({ db, queues, maxAttempts: 3 }, instance, null, new Date());
 }
 const statusOf = async (id: string) =>
   (

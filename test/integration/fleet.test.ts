@@ -1,4 +1,5 @@
 // The fleet through the API, against the double of vast.ai: jobs that name no instance bring one, and idle ones go.
+import { sql } from 'kysely';
 import { afterEach, describe, expect, it } from 'vitest';
 import { startService } from '../../src/app.ts';
 import { createLogger } from '../../src/support/log.ts';
@@ -96,6 +97,22 @@ describe('a job that names no instance', () => {
     const other = await submit({ requirements: { minVramGb: 40 } });
     await waits(other, /FLEET_MAX \(1\) is reached/);
     expect(vast.state.rentals.size).toBe(1);
+  });
+
+  it('gets another machine in place of one that has had nothing to do for a minute, where the fleet may have no more', async () => {
+    await start({ FLEET_MAX: '1' });
+    const { instanceId: small } = await succeeded(await submit({ requirements: { gpuNames: ['RTX 3090'] } }));
+    const id = await submit({ requirements: { minVramGb: 40 } });
+    await waits(id, /FLEET_MAX \(1\) is reached/);
+    const { db } = service.service.database;
+    await sql`update attempts set ended_at = ended_at - interval '1 minute'`.execute(db);
+    await sql`update instances set ready_at = ready_at - interval '1 minute'`.execute(db);
+    service.service.database.queues.wakeHere('fleet');
+    expect((await succeeded(id)).instanceId).not.toBe(small);
+    expect(await instanceWhen(small ?? '', 'terminated')).toMatchObject({
+      terminationReason: 'idle',
+      terminationDetail: 'Other jobs need another machine, and FLEET_MAX has no room for both.',
+    });
   });
 
   it('says which limit forbids another instance', async () => {

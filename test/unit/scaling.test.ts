@@ -263,6 +263,64 @@ describe('letting go', () => {
   });
 });
 
+describe('giving way to what other jobs need', () => {
+  const idle = (minutes: number, state: Partial<FleetInstance> = {}) =>
+    ready({ idleSince: agoMs(minutes * MINUTE), ...state });
+  const large = jobsFor('large', { minVramGb: 80 });
+
+  it('is for what has had nothing to do for a minute, the longest first, and for no more than is needed', () => {
+    const [longer, shorter] = [idle(5), idle(2)];
+    const given = { demands: [large], instances: [shorter, longer] };
+    expect(plan(given, { maxInstances: 2 })).toMatchObject({ rent: [], drain: [], giveWay: [longer] });
+    const two = plan({ ...given, demands: [jobsFor('large', { minVramGb: 80 }, 5)] }, { maxInstances: 2 });
+    expect(two.giveWay).toEqual([longer, shorter]);
+  });
+
+  it('waits until the minute is over, and looks then', () => {
+    const instances = [idle(0.5)];
+    const { giveWay, nextLookAt } = plan({ demands: [large], instances }, { maxInstances: 1 });
+    expect(giveWay).toEqual([]);
+    expect(nextLookAt).toEqual(new Date(now.getTime() + MINUTE / 2));
+  });
+
+  it('is not needed where there is room, or where some is on its way', () => {
+    expect(plan({ demands: [large], instances: [idle(5)] }, { maxInstances: 2 }).giveWay).toEqual([]);
+    const leaving = [ready({ state: 'ending' }), idle(20), coming()];
+    for (const other of leaving) {
+      const given = { demands: [large], instances: [idle(5), other] };
+      expect(plan(given, { maxInstances: 2 }).giveWay).toEqual([]);
+    }
+  });
+
+  it('does not help where the fleet rents nothing for those jobs anyway', () => {
+    const given = { demands: [large], instances: [idle(5)] };
+    const tried: Outcome = {
+      wish: 'large',
+      wasReady: false,
+      reason: 'no_offer',
+      detail: null,
+      at: agoMs(1000),
+    };
+    expect(plan(given, { maxInstances: 1, obstacle: 'No key.' }).giveWay).toEqual([]);
+    expect(plan({ ...given, setbacks: setbacksOf([tried]) }, { maxInstances: 1 }).giveWay).toEqual([]);
+  });
+
+  it('is not for what works, is wanted, was asked for by somebody, or is to be kept', () => {
+    const needed = [
+      idle(5, { busyJobs: 1 }),
+      idle(5, { pinnedJobs: 1 }),
+      idle(5, { wish: null }),
+      coming({ minVramGb: 16 }, { machineKnown: true, vramGb: 16, gpuName: 'A', gpuCount: 1, region: 'DE' }),
+    ];
+    for (const instance of needed)
+      expect(plan({ demands: [large], instances: [instance] }, { maxInstances: 1 }).giveWay).toEqual([]);
+    const both = { demands: [large, anyJobs(1)], instances: [idle(5)] };
+    expect(plan(both, { maxInstances: 1 }).giveWay).toEqual([]);
+    const kept = { demands: [large], instances: [idle(5)] };
+    expect(plan(kept, { maxInstances: 1, minInstances: 1 }).giveWay).toEqual([]);
+  });
+});
+
 describe('what the fleet asked for and nothing waits for any more', () => {
   const found = { machineKnown: true, gpuName: 'RTX 4090', gpuCount: 1, vramGb: 24, region: 'DE' };
 
@@ -437,7 +495,8 @@ describe('whatever the state, a plan', () => {
 
   it('leaves the least number ready where that many are, and drains nothing that is in use', () => {
     check((given, settings) => {
-      const { drain, lostRaces } = plan(given, settings);
+      const { drain: drained, giveWay, lostRaces } = plan(given, settings);
+      const drain = [...drained, ...giveWay];
       const before = given.instances.filter(
         (each) => each.state === 'ready' && !lostRaces.includes(each),
       ).length;
@@ -448,12 +507,12 @@ describe('whatever the state, a plan', () => {
 
   it('lets nothing go that has a machine, is wanted, or is to be kept, but what is idle or lost its race', () => {
     check((given, settings) => {
-      const { unneeded, drain, lostRaces } = plan(given, settings);
+      const { unneeded, drain, giveWay, lostRaces } = plan(given, settings);
       expect(
         unneeded.every((each) => each.state === 'coming' && !each.machineKnown && each.wish !== null),
       ).toBe(true);
       const rented = given.instances.filter((each) => each.rented && each.state !== 'ending');
-      const left = rented.filter((each) => ![...unneeded, ...drain, ...lostRaces].includes(each));
+      const left = rented.filter((each) => ![...unneeded, ...drain, ...giveWay, ...lostRaces].includes(each));
       const kept = Math.min(racesAsOne(rented), settings.minInstances ?? 0);
       expect(racesAsOne(left)).toBeGreaterThanOrEqual(kept);
     });
@@ -462,21 +521,21 @@ describe('whatever the state, a plan', () => {
   it('leads to rest: carried out a few times, it rents nothing more and lets nothing go that was just asked for', () => {
     const carriedOut = (
       given: { demands: Demand[]; instances: FleetInstance[] },
-      { rent, unneeded }: ReturnType<typeof plan>,
+      { rent, unneeded, giveWay }: ReturnType<typeof plan>,
     ) => {
       const made = rent.flatMap(({ wish, requirements, machines }) => {
         const raceId = machines > 1 ? `new${(lastId += 1)}` : null;
         return Array.from({ length: machines }, () => coming(requirements ?? {}, { wish, raceId }));
       });
-      const left = given.instances.filter((each) => !unneeded.includes(each));
+      const left = given.instances.filter((each) => ![...unneeded, ...giveWay].includes(each));
       return { ...given, instances: [...left, ...made] };
     };
     check((given, settings) => {
       // What is let go makes room for what is rented next, and that may leave something without a job once more.
       let there = given;
-      for (let passes = 0; passes < 3; passes += 1) there = carriedOut(there, plan(there, settings));
-      const { rent, unneeded } = plan(there, settings);
-      expect([rent, unneeded]).toEqual([[], []]);
+      for (let passes = 0; passes < 4; passes += 1) there = carriedOut(there, plan(there, settings));
+      const { rent, unneeded, giveWay } = plan(there, settings);
+      expect([rent, unneeded, giveWay]).toEqual([[], [], []]);
     });
   });
 });
