@@ -20,6 +20,7 @@ import * as collecting from './migrations/012-collecting.ts';
 import * as staticUrls from './migrations/013-static-urls.ts';
 import * as failingSteps from './migrations/014-failing-steps.ts';
 import * as lastFailures from './migrations/015-last-failures.ts';
+import * as creditRaises from './migrations/016-credit-raises.ts';
 import { missingRights, reach } from './reach.ts';
 
 /** Every migration, by name, in order. A list rather than a folder that is read, so that it is the same in a build. */
@@ -39,6 +40,7 @@ export const migrations: Record<string, Migration> = {
   '013-static-urls': staticUrls,
   '014-failing-steps': failingSteps,
   '015-last-failures': lastFailures,
+  '016-credit-raises': creditRaises,
 };
 
 /** PostgreSQL's `undefined_table`. */

@@ -78,6 +78,7 @@ export interface Tables {
     provider: string;
     credit_usd: Optional<number>;
     checked_at: ColumnType<Date, Date, Date>;
+    raised_at: Optional<Date>;
   };
   slots: { instance_id: string; slot: number; job_id: Optional<string> };
   outputs: OutputsTable;

@@ -1,7 +1,7 @@
 // The credit of the account at the provider: looked at on a schedule by whoever sweeps, kept in the database for all.
 import type { Kysely } from 'kysely';
 import type { Config } from '../config.ts';
-import type { Executor } from '../database/queues.ts';
+import type { Executor, Queues } from '../database/queues.ts';
 import type { Tables } from '../database/tables.ts';
 import { messageOf } from '../errors.ts';
 import type { Provider } from '../instances/provider.ts';
@@ -16,6 +16,7 @@ export interface Credit {
 
 export interface CreditDeps {
   db: Kysely<Tables>;
+  queues: Pick<Queues, 'wake'>;
   provider: Pick<Provider, 'name' | 'account'> | null;
   config: Pick<Config, 'CREDIT_CHECK_SECONDS' | 'CREDIT_RESERVE_HOURS'>;
   clock: Clock;
@@ -31,19 +32,22 @@ export async function readCredit(db: Executor): Promise<Credit | null> {
 }
 
 /** Asks the provider when it is time. One that cannot answer leaves what was known. */
-export async function watchCredit({ db, provider, config, clock, log }: CreditDeps): Promise<void> {
+export async function watchCredit({ db, queues, provider, config, clock, log }: CreditDeps): Promise<void> {
   if (provider === null) return;
   const now = clock.now();
   const known = await readCredit(db);
   if (known !== null && isFresh(known.checkedAt, config.CREDIT_CHECK_SECONDS * 1000, now)) return;
   try {
     const { creditUsd } = await provider.account(AbortSignal.timeout(ASK_LIMIT_MS));
-    const seen = { credit_usd: creditUsd, checked_at: now };
+    const hasRisen = creditUsd !== null && creditUsd > (known?.creditUsd ?? Infinity);
+    const seen = { credit_usd: creditUsd, checked_at: now, ...(hasRisen && { raised_at: now }) };
     await db
       .insertInto('provider_credit')
       .values({ provider: provider.name, ...seen })
       .onConflict((conflict) => conflict.column('provider').doUpdateSet(seen))
       .execute();
+    // Which may have paused for the lack of it.
+    if (hasRisen) await queues.wake(db, 'fleet');
     await warn(db, creditUsd, config, log);
   } catch (error) {
     log.warn({ error: messageOf(error) }, 'the credit of the account could not be read');

@@ -90,19 +90,24 @@ export function idleSinceOf() {
     (select max(ended_at) from attempts where attempts.instance_id = instances.id))`.as('idleSince');
 }
 
+/** When an end was decided, which closed the last phase: a machine that cannot be destroyed must not put off the next try for ever. */
+const decidedAt = sql<Date>`coalesce(ready_at, (phases->-1->>'endedAt')::timestamptz, terminated_at, now())`;
+
+/** It says nothing about the next try. */
+const wasForLackOfCreditThatCame = sql<boolean>`(coalesce(pending_reason, '') = 'insufficient_credit' and exists (
+  select from provider_credit where raised_at > ${decidedAt}))`;
+
 async function loadOutcomes(trx: Transaction<Tables>): Promise<Outcome[]> {
   const rows = await trx
     .selectFrom('instances')
     .select(['wish', 'ready_at', 'pending_reason', 'pending_detail'])
-    // When its end was decided, which closed its last phase: a machine that cannot be destroyed must not put off the next try for ever.
-    .select(
-      sql<Date>`coalesce(ready_at, (phases->-1->>'endedAt')::timestamptz, terminated_at, now())`.as('at'),
-    )
+    .select(decidedAt.as('at'))
     .where('wish', 'is not', null)
     .where(sql<boolean>`created_at > now() - make_interval(hours => ${HISTORY_HOURS})`)
     .where((where) =>
       where.or([where('ready_at', 'is not', null), where('status', 'in', ['terminating', 'terminated'])]),
     )
+    .where(sql<boolean>`not ${wasForLackOfCreditThatCame}`)
     .orderBy('id', 'desc')
     .limit(HISTORY_ROWS)
     .execute();

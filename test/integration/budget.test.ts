@@ -240,6 +240,7 @@ describe('two replicas', () => {
 function watching(creditUsd: number) {
   return {
     db,
+    queues: opened.database.queues,
     provider: { name: 'vast' as const, account: async () => ({ creditUsd }) },
     config: loadConfig({}),
     log: quiet,

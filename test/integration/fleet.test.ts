@@ -174,6 +174,19 @@ describe('a job that names no instance', () => {
     expect((await instances()).length).toBeLessThanOrEqual(2);
   });
 
+  it('waits no longer for credit once the account has more', async () => {
+    await start({ FLEET_RETRY_SECONDS: '3600', CREDIT_CHECK_SECONDS: '1' }, { creditUsd: 20 });
+    const { db } = service.service.database;
+    const isRead = async () => (await db.selectFrom('provider_credit').selectAll().execute()).length;
+    await expect.poll(isRead).toBe(1);
+    vast.knobs.faults.create.push('insufficient-credit');
+    const id = await submit();
+    await waits(id, /credit.*The fleet tries again at/);
+    vast.state.creditUsd = 30;
+    await succeeded(id);
+    expect(vast.counters.created).toBe(1);
+  });
+
   it('waits for a person where the fleet rents nothing', async () => {
     await start({ FLEET_MAX: '0' });
     await waits(await submit(), /FLEET_MAX is 0.*POST \/instances/);
