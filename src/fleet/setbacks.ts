@@ -5,6 +5,8 @@ import { isOver } from '../support/clock.ts';
 /** An instance of the fleet that got ready or ended. */
 export interface Outcome {
   wish: string;
+  /** Shared by those of which only the first to be ready is kept. */
+  raceId: string | null;
   wasReady: boolean;
   reason: TerminationReason | null;
   detail: string | null;
@@ -15,6 +17,7 @@ export interface Outcome {
 export interface Setback {
   /** Null when the account was the reason, so that no other demand would fare better. */
   wish: string | null;
+  /** A race is one. */
   tries: number;
   lastAt: Date;
   /** What happened, for a person. */
@@ -30,8 +33,10 @@ const accountReasons: ReadonlySet<TerminationReason> = new Set([
 
 /** The failures since the last success, for each demand and for the account. `outcomes` in any order. */
 export function setbacksOf(outcomes: readonly Outcome[]): Setback[] {
+  const won = new Set(outcomes.filter(({ wasReady }) => wasReady).map(({ raceId }) => raceId));
   const telling = outcomes
     .filter(({ wasReady, reason }) => wasReady || (reason !== null && !wantedReasons.has(reason)))
+    .filter(({ wasReady, raceId }) => wasReady || raceId === null || !won.has(raceId))
     .toSorted((a, b) => b.at.getTime() - a.at.getTime());
   // A demand that fails by itself in between says nothing about the account.
   const ofAccount = telling.filter((outcome) => outcome.wasReady || isOfAccount(outcome));
@@ -64,5 +69,6 @@ function setback(wish: string | null, failures: readonly Outcome[]): Setback[] {
   const [last] = failures;
   if (last === undefined || last.reason === null) return [];
   const text = `${terminationReasons[last.reason]} ${(last.detail ?? '').slice(0, MAX_DETAIL)}`.trim();
-  return [{ wish, tries: failures.length, lastAt: last.at, text }];
+  const tries = new Set(failures.map(({ raceId }, index) => raceId ?? index)).size;
+  return [{ wish, tries, lastAt: last.at, text }];
 }

@@ -100,7 +100,7 @@ const wasForLackOfCreditThatCame = sql<boolean>`(coalesce(pending_reason, '') = 
 async function loadOutcomes(trx: Transaction<Tables>): Promise<Outcome[]> {
   const rows = await trx
     .selectFrom('instances')
-    .select(['wish', 'ready_at', 'pending_reason', 'pending_detail'])
+    .select(['wish', 'race_id', 'ready_at', 'pending_reason', 'pending_detail'])
     .select(decidedAt.as('at'))
     .where('wish', 'is not', null)
     .where(sql<boolean>`created_at > now() - make_interval(hours => ${HISTORY_HOURS})`)
@@ -111,7 +111,9 @@ async function loadOutcomes(trx: Transaction<Tables>): Promise<Outcome[]> {
     .orderBy('id', 'desc')
     .limit(HISTORY_ROWS)
     .execute();
-  return rows.flatMap(({ wish, ready_at: readyAt, pending_reason: reason, pending_detail: detail, at }) =>
-    wish === null ? [] : [{ wish, wasReady: readyAt !== null, reason, detail, at }],
+  return rows.flatMap(({ wish, race_id: raceId, ready_at: readyAt, pending_reason: reason, ...row }) =>
+    wish === null
+      ? []
+      : [{ wish, raceId, wasReady: readyAt !== null, reason, detail: row.pending_detail, at: row.at }],
   );
 }
