@@ -1,7 +1,7 @@
 // The queues on pg-boss: messages, retries and leases are its; claiming in batches and waking are ours.
 import { CompiledQuery, sql, type Kysely } from 'kysely';
 import type { Pool } from 'pg';
-import { fromKysely, PgBoss } from 'pg-boss';
+import { fromKysely, PgBoss, type Db } from 'pg-boss';
 import type { Logger } from 'pino';
 import { messageOf } from '../errors.ts';
 import { startLoop } from './loop.ts';
@@ -171,15 +171,15 @@ export function createQueues({ pool, db, notifications, exclusive, log }: Queues
 
     send: async (executor, queue, message, { afterMs = 0 } = {}) => {
       const { key } = settings[queue];
+      const isDelayed = afterMs > 0;
       const id = await boss.send(queue, message, {
         ...(key !== undefined && { singletonKey: key(message) }),
         // Counted on the database's clock.
-        ...(afterMs > 0 && { startAfter: afterMs / 1000 }),
-        db: fromKysely(executor),
+        ...(isDelayed && { startAfter: afterMs / 1000 }),
+        db: isDelayed ? fromKysely(executor) : wakingToo(executor, queue),
       });
       if (id === null) throw new Error(`The queue ${queue} did not take a message`);
-      if (afterMs <= 0) await notifications.publish(executor, channel, queue);
-      else if (afterMs < shortWaitMs) wakeLater(queue, afterMs);
+      if (isDelayed && afterMs < shortWaitMs) wakeLater(queue, afterMs);
     },
 
     missing: async <Q extends QueueName>(executor: Executor, queue: Q, messages: QueueMessages[Q][]) => {
@@ -297,6 +297,16 @@ function held(queue: QueueName, claims: Claim[]) {
 async function forget(db: Kysely<Tables>, queue: QueueName): Promise<void> {
   await sql`delete from ${table} where name = ${queue} and id in (
     select id from ${table} where name = ${queue} and state < 'active' for update skip locked)`.execute(db);
+}
+
+/** Runs pg-boss's insert of a message, and wakes who works on its queue in the same statement. */
+function wakingToo(executor: Executor, queue: QueueName): Db {
+  const db = fromKysely(executor);
+  const wakeUp = `pg_notify('${channel}', '${queue}')`;
+  return {
+    executeSql: (text, values) =>
+      db.executeSql(`with sent as (${text}) select id, ${wakeUp} from sent`, values),
+  };
 }
 
 /** Runs a text of pg-boss. One that may be several statements cannot be prepared. */
