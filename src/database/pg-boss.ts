@@ -199,6 +199,8 @@ export function createQueues({ pool, db, notifications, exclusive, log }: Queues
 
     wake: (executor, name) => notifications.publish(executor, channel, name),
 
+    waking: (name) => sql`pg_notify(${sql.lit(channel)}, ${sql.lit(name)})`,
+
     wakeHere: wake,
 
     health: async () => {

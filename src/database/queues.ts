@@ -1,5 +1,5 @@
 // The port to the job engine: durable wake-ups that every replica works on. pg-boss shows in this folder only.
-import type { Kysely, Transaction } from 'kysely';
+import type { Kysely, RawBuilder, Transaction } from 'kysely';
 import type { Tables } from './tables.ts';
 
 /** What each queue carries. */
@@ -93,6 +93,8 @@ export interface Queues {
   loop(name: LoopName, act: (context: HandlerContext) => Promise<number | void>): void;
   /** Wakes a loop in every replica; the wake-up leaves at commit. */
   wake(executor: Executor, name: LoopName): Promise<void>;
+  /** The same for a statement of the caller's to select, or to return. */
+  waking(name: LoopName): RawBuilder<unknown>;
   /** Wakes a loop in this process. */
   wakeHere(name: LoopName): void;
   health(): Promise<QueueHealth>;

@@ -1,5 +1,5 @@
 // Reading and writing the rows of instances and rentals: every write of a step is guarded, every change re-arms the next step.
-import { sql, type Transaction, type UpdateObject } from 'kysely';
+import { sql, type ExpressionBuilder, type RawBuilder, type Transaction, type UpdateObject } from 'kysely';
 import type { Executor, QueueName, Queues } from '../database/queues.ts';
 import type { InstanceRow, RentalRow, Tables } from '../database/tables.ts';
 import type { InstancePhase, PhaseTime } from './instance.ts';
@@ -38,25 +38,26 @@ export async function wakeInstance(
   afterMs = 0,
   now = new Date(),
 ): Promise<void> {
-  const row = await trx
+  const woken = await trx
     .updateTable('instances')
     .set((eb) => ({ wake: eb('wake', '+', 1), next_step_at: new Date(now.getTime() + afterMs) }))
     .where('id', '=', instanceId)
     .where('status', '<>', 'terminated')
-    .returning((eb) => [
-      'wake',
-      'status',
-      'phase',
-      eb
-        .selectFrom('rentals')
-        .select('rentals.status')
-        .whereRef('rentals.id', '=', 'instances.rental_id')
-        .as('rentalStatus'),
-    ])
+    .returning(wokenColumns)
     .executeTakeFirst();
-  if (row === undefined) return;
+  if (woken !== undefined) await sendStep(trx, queues, woken, afterMs);
+}
+
+/** Sends the wake-up that an instance has been given the number of. */
+export async function sendStep(
+  trx: Transaction<Tables>,
+  queues: Queues,
+  woken: Woken,
+  afterMs: number,
+): Promise<void> {
+  if (woken.status === 'terminated') return;
   const options = afterMs > 0 ? { afterMs } : {};
-  await queues.send(trx, queueFor(row), { instanceId, wake: row.wake }, options);
+  await queues.send(trx, queueFor(woken), { instanceId: woken.id, wake: woken.wake }, options);
 }
 
 /** The queues that carry steps of instances. */
@@ -72,8 +73,23 @@ function queueFor({ status, phase, rentalStatus }: Woken): StepQueue {
   return status === 'provisioning' && phase === 'searching' ? 'search' : 'instance';
 }
 
-interface Woken extends Pick<InstanceRow, 'status' | 'phase'> {
+/** What decides where the next step goes. */
+export interface Woken extends Pick<InstanceRow, 'id' | 'wake' | 'status' | 'phase'> {
   rentalStatus: RentalRow['status'] | null;
+}
+
+function wokenColumns(eb: ExpressionBuilder<Tables, 'instances'>) {
+  return [
+    'id',
+    'wake',
+    'status',
+    'phase',
+    eb
+      .selectFrom('rentals')
+      .select('rentals.status')
+      .whereRef('rentals.id', '=', 'instances.rental_id')
+      .as('rentalStatus'),
+  ] as const;
 }
 
 /** What an instance shows of the machine that was rented for it. */
@@ -95,14 +111,31 @@ export async function updateOwned(
   instance: InstanceRow,
   update: InstanceUpdate,
 ): Promise<boolean> {
-  const result = await trx
-    .updateTable('instances')
-    .set(update)
-    .where('id', '=', instance.id)
-    .where('status', '=', instance.status)
-    .where('wake', '=', instance.wake)
-    .executeTakeFirst();
+  const result = await trx.updateTable('instances').set(update).where(ownedBy(instance)).executeTakeFirst();
   return result.numUpdatedRows === 1n;
+}
+
+/**
+ * The same for the end of a step: gives the next wake-up its number as well, for `sendStep`. Null means that somebody woke the instance
+ * since. `tells` is selected along with it, and may be a wake-up.
+ */
+export async function advanceOwned(
+  trx: Transaction<Tables>,
+  instance: InstanceRow,
+  update: InstanceUpdate,
+  tells: RawBuilder<unknown> | null,
+): Promise<Woken | null> {
+  const query = trx
+    .updateTable('instances')
+    .set({ ...update, wake: instance.wake + 1 })
+    .where(ownedBy(instance))
+    .returning(wokenColumns);
+  const woken = await (tells === null ? query : query.returning(tells.as('told'))).executeTakeFirst();
+  return woken ?? null;
+}
+
+function ownedBy({ id, status, wake }: InstanceRow) {
+  return (eb: ExpressionBuilder<Tables, 'instances'>) => eb.and({ id, status, wake });
 }
 
 /** The condition under which a step may write to other rows of its instance on the way, outside of its last transaction. */

@@ -13,7 +13,7 @@ import { keepAlive, untilNextLookMs } from './heartbeat.ts';
 import { noteCatalog } from './catalog.ts';
 import { NO_WORDS, noteAbsence, raisedPrice, shownUrl, viewRental } from './load.ts';
 import { describeProbe, describeReady } from './start.ts';
-import { drainInstance, endInstance, finish, type RentalStep, type Step } from './step.ts';
+import { drainInstance, endInstance, finish, withoutTrouble, type RentalStep, type Step } from './step.ts';
 
 /** A machine that does not answer is looked at more often than one that does. */
 const SUSPECT_CHECK_MS = 5000;
@@ -123,7 +123,7 @@ function endsSoon({ deps, now }: Step, endsAt: Date | null): boolean {
 }
 
 async function judge(step: Step, link: Link, seen: Probe, manner: Manner): Promise<void> {
-  const { deps, instance } = step;
+  const { instance } = step;
   if (seen.kind === 'ready') {
     const stuck = await isStuck(step, link);
     if (stuck === 'yes' && instance.provider !== 'static')
@@ -141,15 +141,7 @@ async function judge(step: Step, link: Link, seen: Probe, manner: Manner): Promi
       stuck_prompt_id: null,
       comfyui_version: seen.version,
     };
-    await finish(step, update, manner.everyMs, async (trx) => {
-      if (instance.unreachable_since !== null) await deps.queues.wake(trx, 'dispatch');
-      await trx
-        .updateTable('rentals')
-        .set({ trouble: null, trouble_since: null })
-        .where('instance_id', '=', instance.id)
-        .where('trouble', 'is not', null)
-        .execute();
-    });
+    await finish(step, update, manner.everyMs, withoutTrouble(step));
     return noteCatalog(step, link, seen.version);
   }
   await noteSilence(step, manner, reasonBehind(seen), describeProbe(seen));

@@ -169,6 +169,7 @@ async function intend(step: Step, candidates: Offer[]): Promise<void> {
         dead_man_seconds: deadManSeconds(deps.config),
       })
       .execute();
+    return 'intended';
   });
 }
 

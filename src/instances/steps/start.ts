@@ -17,6 +17,7 @@ import {
   lookAgain,
   noteTrouble,
   phaseAgeMs,
+  withoutTrouble,
   type RentalStep,
   type Step,
 } from './step.ts';
@@ -118,14 +119,7 @@ async function knock(step: RentalStep): Promise<void> {
 
 /** It is only not up yet: whatever trouble there was before has not lasted. */
 async function waitOn(step: RentalStep, message: string): Promise<void> {
-  await lookAgain(step, message, undefined, async (trx) => {
-    await trx
-      .updateTable('rentals')
-      .set({ trouble: null, trouble_since: null })
-      .where('id', '=', step.rental.id)
-      .where('trouble', 'is not', null)
-      .execute();
-  });
+  await lookAgain(step, message, undefined, withoutTrouble(step));
 }
 
 async function pinCertificate(step: RentalStep, url: string): Promise<void> {

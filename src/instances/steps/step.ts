@@ -12,7 +12,7 @@ import { terminationReasons, type TerminationReason, type Trouble } from '../ins
 import { isMachineFault, noteFailure } from '../machines.ts';
 import { ProviderError, type Provider } from '../provider.ts';
 import type { Requirements } from '../requirements.ts';
-import { leavePhases, updateOwned, wakeInstance, type InstanceUpdate } from '../records.ts';
+import { advanceOwned, leavePhases, sendStep, type InstanceUpdate } from '../records.ts';
 import type { Sessions } from '../sessions.ts';
 
 export interface InstanceDeps {
@@ -44,7 +44,8 @@ export interface RentalStep extends Step {
   rental: RentalRow;
 }
 
-type Write = (trx: Transaction<Tables>) => Promise<void>;
+/** Returns the status that it has given to the rental, where that decides which queue carries the next step. */
+type Write = (trx: Transaction<Tables>) => Promise<'intended' | void>;
 
 /** How long a state that is fatal when it lasts may last. */
 const TROUBLE_LIMIT_MS: Record<Exclude<Trouble, 'timeout' | 'absent'>, number> = {
@@ -63,14 +64,24 @@ export async function finish(
   write?: Write,
 ): Promise<void> {
   const { deps, instance } = step;
+  const done = {
+    failing_since: null,
+    phase_started_at: phaseBegan(step),
+    next_step_at: new Date(step.now.getTime() + afterMs),
+  };
   await deps.db.transaction().execute(async (trx) => {
-    const done = { next_step_at: step.now, failing_since: null, phase_started_at: phaseBegan(step) };
-    if (!(await updateOwned(trx, instance, { ...done, ...update }))) return;
-    await write?.(trx);
-    // What jobs wait for has changed.
-    if (update.status !== undefined || update.phase !== undefined) await deps.queues.wake(trx, 'dispatch');
-    await wakeInstance(trx, deps.queues, instance.id, afterMs, step.now);
+    const tells = isNewsForJobs(instance, update) ? deps.queues.waking('dispatch') : null;
+    const woken = await advanceOwned(trx, instance, { ...done, ...update }, tells);
+    if (woken === null) return;
+    const rentalStatus = (await write?.(trx)) ?? woken.rentalStatus;
+    await sendStep(trx, deps.queues, { ...woken, rentalStatus }, afterMs);
   });
+}
+
+/** Whether what jobs wait for changes. */
+function isNewsForJobs(instance: InstanceRow, update: InstanceUpdate): boolean {
+  const answersAgain = instance.unreachable_since !== null && update.unreachable_since === null;
+  return answersAgain || update.status !== undefined || update.phase !== undefined;
 }
 
 /** Looks again after a while; `message` is what the caller sees meanwhile. */
@@ -136,6 +147,18 @@ export async function noteTrouble(
       .where('status', '=', 'active')
       .execute();
   });
+}
+
+/** Writes that whatever trouble the rental had has not lasted; nothing where it had none. */
+export function withoutTrouble({ rental }: Pick<Step, 'rental'>): Write | undefined {
+  if (rental === null || rental.trouble === null) return undefined;
+  return async (trx) => {
+    await trx
+      .updateTable('rentals')
+      .set({ trouble: null, trouble_since: null })
+      .where('id', '=', rental.id)
+      .execute();
+  };
 }
 
 /** Since when a rental has had this trouble: as noted, or from now on. */
