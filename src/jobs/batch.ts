@@ -85,7 +85,7 @@ async function createBatch(deps: JobServiceDeps, request: BatchRequest) {
       if (request.instanceId !== undefined) await checkInstance(trx, request.instanceId);
       // Ids that are made one after the other are in that order, and so the order of the items is kept.
       const jobs = items.map((item): NewJob => ({ ...item, id: uuid(), workflow: null, batchId }));
-      await insertJobs(deps, trx, jobs, workflowShape(workflow));
+      await insertJobs(deps, trx, jobs, workflowShape(workflow), ['id']);
       return batchId;
     },
   });

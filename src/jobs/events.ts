@@ -52,31 +52,20 @@ export async function appendEvent(
   jobId: string,
   ...events: [JobEvent, ...JobEvent[]]
 ): Promise<void> {
-  await appendEvents(trx, [jobId], ...events);
-}
-
-/** Writes and announces the same events of several jobs, in one statement however many they are. */
-export async function appendEvents(
-  trx: Transaction<Tables>,
-  jobIds: readonly string[],
-  ...events: [JobEvent, ...JobEvent[]]
-): Promise<void> {
-  if (jobIds.length === 0) return;
   const types = events.map(({ type }) => type);
   const data = events.map((event) => JSON.stringify(event.data));
   await sql`
     with written as (
       insert into job_events (job_id, type, data)
-      select job_id, type, data::jsonb
-      from unnest(${jobIds}::uuid[]) with ordinality as job (job_id, line)
-      cross join unnest(${types}::text[], ${data}::text[]) with ordinality as event (type, data, place)
-      order by line, place
+      select ${jobId}, type, data::jsonb
+      from unnest(${types}::text[], ${data}::text[]) with ordinality as event (type, data, place)
+      order by place
     )
-    select ${announcement(sql`id`)} from unnest(${jobIds}::text[]) as id`.execute(trx);
+    select ${announcement(sql`${jobId}`)}`.execute(trx);
 }
 
 /** What a statement that changes jobs selects, to tell whoever watches one of them. */
-function announcement(jobId: RawBuilder<unknown>) {
+export function announcement(jobId: RawBuilder<unknown>) {
   return sql`pg_notify(${sql.lit(CHANGES)}, ${jobId}::text)`;
 }
 

@@ -54,7 +54,7 @@ export const summaryColumns = [
 ] as const satisfies (keyof JobRow)[];
 
 /** The columns that a job is shown with: its workflow and inputs, which may have megabytes, are not. */
-const detailColumns = [
+export const detailColumns = [
   ...summaryColumns,
   'seeds',
   'requirements',

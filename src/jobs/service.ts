@@ -1,24 +1,27 @@
 // Jobs as the routes use them: every request writes its intention and a wake-up in one transaction.
-import type { Transaction } from 'kysely';
+import { sql, type Transaction } from 'kysely';
 import { v7 as uuid } from 'uuid';
 import type { Assets } from '../assets/service.ts';
 import { makeOnce, type IdempotencyKey } from '../database/once.ts';
+import type { Executor } from '../database/queues.ts';
 import type { Tables } from '../database/tables.ts';
 import { ServiceError } from '../errors.ts';
 import type { SignedLinks } from '../http/signed-links.ts';
 import type { JobDeps } from './deps.ts';
 import { createWhenEnded, type WhenEnded } from './ended.ts';
 import { endJobs } from './ending.ts';
-import { announceStop, appendEvent, appendEvents } from './events.ts';
+import { announcement, announceStop, appendEvent } from './events.ts';
 import { checkAssets, checkInputs, checkUrls, type FormField } from './inputs.ts';
 import { jobStatusesBefore, type JobInput, type JobSeed, type JobStatus, type Workflow } from './job.ts';
 import type { KnownNodes } from './known-nodes.ts';
 import {
+  detailColumns,
   findEventState,
   findJob,
   findOutput,
   jobNotFound,
   listJobs,
+  type JobDetailRow,
   type JobDetails,
   type JobPage,
   type JobQuery,
@@ -102,21 +105,43 @@ export function createJobs(deps: JobServiceDeps): JobService {
 }
 
 async function createJob(deps: JobServiceDeps, request: JobRequest): Promise<CreatedJob> {
-  const { db, config } = deps;
-  const { id, replayed } = await makeOnce(deps, request.idempotencyKey ?? null, {
-    async check() {
-      const workflow = checkWorkflow(request.workflow, config.WORKFLOW_MAX_NODES);
-      return { workflow, inputs: await checkJob(deps, workflow, request) };
-    },
-    async write(trx, { workflow, inputs }) {
-      const seeds = seedsOf(workflow, inputs);
-      const job = { id: uuid(), request, inputs, seeds, workflow: JSON.stringify(workflow), batchId: null };
-      if (request.instanceId !== undefined) await checkInstance(trx, request.instanceId);
-      await insertJobs(deps, trx, [job], workflowShape(workflow));
-      return job.id;
+  const { idempotencyKey: key = null, instanceId } = request;
+  if (key === null && instanceId === undefined) {
+    // One statement is a transaction of its own.
+    const job = await insertJob(deps, deps.db, request, await checkRequest(deps, request));
+    return { job, attempts: [], outputs: [], coming: null, replayed: false };
+  }
+  const { id, replayed } = await makeOnce(deps, key, {
+    check: () => checkRequest(deps, request),
+    async write(trx, checked) {
+      if (instanceId !== undefined) await checkInstance(trx, instanceId);
+      return (await insertJob(deps, trx, request, checked)).id;
     },
   });
-  return { ...(await findJob(db, id)), replayed };
+  return { ...(await findJob(deps.db, id)), replayed };
+}
+
+interface CheckedRequest {
+  workflow: Workflow;
+  inputs: JobInput[];
+}
+
+async function checkRequest(deps: JobServiceDeps, request: JobRequest): Promise<CheckedRequest> {
+  const workflow = checkWorkflow(request.workflow, deps.config.WORKFLOW_MAX_NODES);
+  return { workflow, inputs: await checkJob(deps, workflow, request) };
+}
+
+async function insertJob(
+  deps: JobServiceDeps,
+  executor: Executor,
+  request: JobRequest,
+  { workflow, inputs }: CheckedRequest,
+): Promise<JobDetailRow> {
+  const seeds = seedsOf(workflow, inputs);
+  const job = { id: uuid(), request, inputs, seeds, workflow: JSON.stringify(workflow), batchId: null };
+  const [row] = await insertJobs(deps, executor, [job], workflowShape(workflow), detailColumns);
+  if (row === undefined) throw new Error(`Job ${job.id} was not written.`);
+  return row;
 }
 
 /** Checks what a job puts into a checked workflow. Rejects with `invalid_workflow` or `invalid_input`. */
@@ -172,13 +197,14 @@ export interface NewJob {
   batchId: string | null;
 }
 
-/** Writes queued jobs of one workflow, and the wake-up of what places them. */
-export async function insertJobs(
+/** Writes queued jobs of one workflow, and the wake-up of what places them, in one statement. Returns these columns of each. */
+export async function insertJobs<C extends keyof JobDetailRow>(
   { queues, config, clock }: JobServiceDeps,
-  trx: Transaction<Tables>,
+  executor: Executor,
   jobs: NewJob[],
   shape: string,
-): Promise<void> {
+  columns: readonly C[],
+): Promise<Pick<JobDetailRow, C>[]> {
   const now = clock.now();
   const rows = jobs.map(({ id, request, inputs, seeds, workflow, batchId }) => ({
     id,
@@ -200,11 +226,16 @@ export async function insertJobs(
     created_at: now,
     queued_at: now,
   }));
-  await trx.insertInto('jobs').values(rows).execute();
   const data = { status: 'queued', waitingFor: null, instanceId: null, attempt: 0, error: null } as const;
-  const ids = jobs.map(({ id }) => id);
-  await appendEvents(trx, ids, { type: 'status', data });
-  await queues.wake(trx, 'dispatch');
+  const shown = sql.join(columns.map((column) => sql.ref(column)));
+  const accepted = await sql<Pick<JobDetailRow, C>>`
+    with accepted as (
+      ${executor.insertInto('jobs').values(rows).returning(detailColumns)}
+    ), written as (
+      insert into job_events (job_id, type, data) select id, 'status', ${JSON.stringify(data)}::jsonb from accepted
+    )
+    select ${shown}, ${announcement(sql`id`)}, ${queues.waking('dispatch')} from accepted`.execute(executor);
+  return accepted.rows;
 }
 
 export async function cancelJob(
