@@ -1,5 +1,5 @@
 // The end of an attempt: the one transaction that writes it, with what it means for its job.
-import type { Transaction } from 'kysely';
+import { sql, type Transaction } from 'kysely';
 import type { QueueMessages, Queues } from '../database/queues.ts';
 import type { JobRow, Tables } from '../database/tables.ts';
 import { beginAttempt } from './begin-attempt.ts';
@@ -7,7 +7,7 @@ import { endJobs } from './ending.ts';
 import { appendEvent } from './events.ts';
 import { isFinal, jobStatusesBefore } from './job.ts';
 import { storable } from './json-value.ts';
-import { freeSlot, handOnSlots, lockSlots } from './slots.ts';
+import { handOnSlots, lockSlots } from './slots.ts';
 import {
   consequenceOf,
   type CollectedOutput,
@@ -48,8 +48,7 @@ export async function endAttempt(
   if (!jobStatusesBefore(next.status).includes(job.status)) return false;
 
   const outputs = verdict.kind === 'succeeded' ? verdict.outputs : [];
-  const freed = await freeSlot(trx, ref);
-  await writeAttempt(trx, ref, next, now);
+  const freed = await closeAttempt(trx, ref, next, now);
   await writeOutputs(trx, ref.jobId, outputs);
   // After the outputs: who sees the end has seen what came of it.
   await writeJob(trx, queues, ref, job, next, now);
@@ -102,33 +101,36 @@ async function writeOutputs(
     content_type: output.contentType,
     size_bytes: output.sizeBytes,
   }));
-  // A statement takes 65,535 values, and a call not many more.
+  // A statement takes 65,535 values, and a call not many more. The end of the job, in this transaction too, announces them.
   for (let from = 0; from < rows.length; from += 1000) {
     const some = rows.slice(from, from + 1000);
-    await trx.insertInto('outputs').values(some).execute();
-    const [first, ...others] = some.map(({ name }) => ({ type: 'output' as const, data: { name } }));
-    if (first !== undefined) await appendEvent(trx, jobId, first, ...others);
+    await sql`
+      with stored as (
+        ${trx.insertInto('outputs').values(some).returning(['name', 'position'])}
+      )
+      insert into job_events (job_id, type, data)
+      select ${jobId}::uuid, 'output', jsonb_build_object('name', name) from stored order by position`.execute(
+      trx,
+    );
   }
 }
 
-async function writeAttempt(
+/** Writes the end of the attempt, and frees its slot. False when the slot was not its any more. */
+async function closeAttempt(
   trx: Transaction<Tables>,
-  { attemptId }: AttemptRef,
+  { attemptId, jobId, instanceId, slot }: AttemptRef,
   { outcome, reason, retriedFor }: Consequence,
   now: Date,
-): Promise<void> {
-  await trx
-    .updateTable('attempts')
-    .set({
-      status: 'ended',
-      outcome,
-      reason: reason === null ? null : storable(reason),
-      retried_for: retriedFor,
-      ended_at: now,
-    })
-    .where('id', '=', attemptId)
-    .where('status', '<>', 'ended')
-    .execute();
+): Promise<boolean> {
+  const { rows } = await sql`
+    with closed as (
+      update attempts set status = 'ended', outcome = ${outcome}, reason = ${reason === null ? null : storable(reason)},
+        retried_for = ${retriedFor}, ended_at = ${now}
+      where id = ${attemptId} and status <> 'ended'
+    )
+    update slots set job_id = null where instance_id = ${instanceId} and slot = ${slot} and job_id = ${jobId}
+    returning slot`.execute(trx);
+  return rows.length === 1;
 }
 
 async function writeJob(

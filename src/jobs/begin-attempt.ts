@@ -1,11 +1,15 @@
 // The beginning of an attempt: job, slot and message, written together.
-import type { Transaction } from 'kysely';
+import { sql, type Transaction } from 'kysely';
 import { v7 as uuid } from 'uuid';
 import type { Queues } from '../database/queues.ts';
-import type { InstanceRow, Tables } from '../database/tables.ts';
-import { appendEvent } from './events.ts';
+import type { Tables } from '../database/tables.ts';
+import { announcement, type StatusData } from './events.ts';
 import { jobStatusesBefore } from './job.ts';
 import type { Placement } from './matching.ts';
+
+/** What an instance is, for people, such as ` (2 × RTX 4090, Iceland)`. */
+const machineText = sql<string>`coalesce(' (' || nullif(concat_ws(', ',
+  coalesce(nullif(instances.gpu_count, 1) || ' × ', '') || instances.gpu_name, instances.region), '') || ')', '')`;
 
 /**
  * Writes the attempt, takes the slot, which the transaction has locked and found free, and sends the run. False when the job was
@@ -18,59 +22,37 @@ export async function beginAttempt(
   now: Date,
 ): Promise<boolean> {
   const attemptId = uuid();
-  const job = await trx
-    .updateTable('jobs')
-    .set((eb) => ({
-      status: 'running',
-      attempt: eb('attempt', '+', 1),
-      attempt_id: attemptId,
-      instance_id: instanceId,
-      started_at: now,
-      waiting_for: null,
-    }))
-    .where('id', '=', jobId)
-    .where('status', 'in', jobStatusesBefore('running'))
-    .returning('attempt')
-    .executeTakeFirst();
-  if (job === undefined) return false;
-  const { attempt } = job;
-  await trx
-    .insertInto('attempts')
-    .values({
-      id: attemptId,
-      job_id: jobId,
-      number: attempt,
-      instance_id: instanceId,
-      slot,
-      status: 'staging',
-      created_at: now,
-      touched_at: now,
-    })
-    .execute();
-  const taken = await trx
-    .updateTable('slots')
-    .from('instances')
-    .set({ job_id: jobId })
-    .whereRef('instances.id', '=', 'slots.instance_id')
-    .where('instance_id', '=', instanceId)
-    .where('slot', '=', slot)
-    .where('job_id', 'is', null)
-    .returning(['gpu_name', 'gpu_count', 'region'])
-    .executeTakeFirst();
-  const message = `Attempt ${attempt} is placed on instance ${instanceId}${taken === undefined ? '' : factsText(taken)}.`;
-  await appendEvent(
-    trx,
-    jobId,
-    { type: 'log', data: { message, attempt } },
-    { type: 'status', data: { status: 'running', waitingFor: null, instanceId, attempt, error: null } },
-  );
+  const event: Omit<StatusData, 'attempt'> = {
+    status: 'running',
+    waitingFor: null,
+    instanceId,
+    error: null,
+  };
+  const { rows } = await sql`
+    with placed as (
+      update jobs set status = 'running', attempt = attempt + 1, attempt_id = ${attemptId}, instance_id = ${instanceId},
+        started_at = ${now}, waiting_for = null
+      where id = ${jobId} and status = any(${jobStatusesBefore('running')}::text[])
+      returning id, attempt
+    ), begun as (
+      insert into attempts (id, job_id, number, instance_id, slot, status, created_at, touched_at)
+      select ${attemptId}::uuid, id, attempt, ${instanceId}::uuid, ${slot}::integer, 'staging', ${now}::timestamptz, ${now}::timestamptz
+      from placed
+    ), taken as (
+      update slots set job_id = placed.id from placed
+      where slots.instance_id = ${instanceId} and slots.slot = ${slot} and slots.job_id is null
+    ), written as (
+      insert into job_events (job_id, type, data)
+      select placed.id, event.type, event.data || jsonb_build_object('attempt', attempt)
+      from placed join instances on instances.id = ${instanceId} cross join lateral (values
+        (1, 'log', jsonb_build_object('message',
+          'Attempt ' || attempt || ' is placed on instance ' || instances.id || ${machineText} || '.')),
+        (2, 'status', ${JSON.stringify(event)}::jsonb)
+      ) as event (place, type, data)
+      order by event.place
+    )
+    select ${announcement(sql`id`)} from placed`.execute(trx);
+  if (rows.length === 0) return false;
   await queues.send(trx, 'run', { jobId, attemptId, instanceId, slot });
   return true;
-}
-
-function factsText(instance: Pick<InstanceRow, 'gpu_name' | 'gpu_count' | 'region'>): string {
-  const count = instance.gpu_count === null || instance.gpu_count === 1 ? '' : `${instance.gpu_count} × `;
-  const gpu = instance.gpu_name === null ? null : `${count}${instance.gpu_name}`;
-  const facts = [gpu, instance.region].filter((fact) => fact !== null);
-  return facts.length === 0 ? '' : ` (${facts.join(', ')})`;
 }

@@ -1,6 +1,6 @@
-// The slots of an instance while jobs run on it: locked, freed, and handed on while outputs are fetched.
-import type { Transaction } from 'kysely';
-import type { QueueMessages, Queues } from '../database/queues.ts';
+// The slots of an instance while jobs run on it: locked, and handed on while outputs are fetched.
+import { sql, type Transaction } from 'kysely';
+import type { Queues } from '../database/queues.ts';
 import type { Tables } from '../database/tables.ts';
 
 /** Attempts that may fetch their outputs from one instance without a slot; one more keeps its slot meanwhile. */
@@ -11,29 +11,8 @@ export const COLLECTING_PER_INSTANCE = 2;
  * it is woken again when the transaction commits.
  */
 export async function lockSlots(trx: Transaction<Tables>, queues: Queues, instanceId: string): Promise<void> {
-  await queues.wake(trx, 'dispatch');
-  await trx
-    .selectFrom('slots')
-    .select('slot')
-    .where('instance_id', '=', instanceId)
-    .orderBy('slot')
-    .forUpdate()
-    .execute();
-}
-
-/** False when the slot is no longer the job's. */
-export async function freeSlot(
-  trx: Transaction<Tables>,
-  { jobId, instanceId, slot }: Pick<QueueMessages['run'], 'jobId' | 'instanceId' | 'slot'>,
-): Promise<boolean> {
-  const { numUpdatedRows } = await trx
-    .updateTable('slots')
-    .set({ job_id: null })
-    .where('instance_id', '=', instanceId)
-    .where('slot', '=', slot)
-    .where('job_id', '=', jobId)
-    .executeTakeFirst();
-  return numUpdatedRows === 1n;
+  await sql`select array(select slot from slots where instance_id = ${instanceId} order by slot for update),
+    ${queues.waking('dispatch')}`.execute(trx);
 }
 
 /**
@@ -41,22 +20,15 @@ export async function freeSlot(
  * allows. The caller has locked the slots.
  */
 export async function handOnSlots(trx: Transaction<Tables>, instanceId: string): Promise<void> {
-  const collecting = await trx
-    .selectFrom('attempts')
-    .leftJoin('slots', (join) =>
-      join
-        .onRef('slots.job_id', '=', 'attempts.job_id')
-        .onRef('slots.instance_id', '=', 'attempts.instance_id'),
+  await sql`
+    with collecting as (
+      select attempts.job_id, attempts.executed_at, slots.slot
+      from attempts left join slots on slots.job_id = attempts.job_id and slots.instance_id = attempts.instance_id
+      where attempts.instance_id = ${instanceId} and attempts.ended_at is null and attempts.status = 'collecting'
     )
-    .select(['attempts.job_id as jobId', 'slots.slot'])
-    .where('attempts.instance_id', '=', instanceId)
-    .where('attempts.ended_at', 'is', null)
-    .where('attempts.status', '=', 'collecting')
-    .orderBy('attempts.executed_at')
-    .execute();
-  const places = COLLECTING_PER_INSTANCE - collecting.filter(({ slot }) => slot === null).length;
-  const holding = collecting.flatMap(({ jobId, slot }) =>
-    slot === null ? [] : [{ jobId, instanceId, slot }],
+    update slots set job_id = null where instance_id = ${instanceId} and job_id in (
+      select job_id from collecting where slot is not null order by executed_at
+      limit greatest(0, ${sql.lit(COLLECTING_PER_INSTANCE)} - (select count(*) from collecting where slot is null)))`.execute(
+    trx,
   );
-  for (const each of holding.slice(0, Math.max(0, places))) await freeSlot(trx, each);
 }
