@@ -74,12 +74,7 @@ export function endAnnouncement(jobId: RawBuilder<unknown>) {
   return sql`${announcement(jobId)}, pg_notify(${sql.lit(ENDS)}, ${jobId}::text)`;
 }
 
-/** Tells whoever watches the job, in every replica, to look at it. */
-export async function announceJob(executor: Executor, jobId: string): Promise<void> {
-  await announceJobs(executor, [jobId]);
-}
-
-/** The same of several jobs, in one statement. */
+/** Tells whoever watches one of the jobs, in every replica, to look at it. */
 export async function announceJobs(executor: Executor, jobIds: readonly string[]): Promise<void> {
   if (jobIds.length === 0) return;
   await sql`select ${announcement(sql`id`)} from unnest(${jobIds}::text[]) as id`.execute(executor);

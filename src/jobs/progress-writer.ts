@@ -1,11 +1,11 @@
 // Shows the progress of one attempt, not more often than anybody wants to see it.
-import type { Kysely } from 'kysely';
+import { sql, type Kysely } from 'kysely';
 import type { Logger } from 'pino';
 import type { PromptEvent } from '../comfyui/session.ts';
 import type { Tables } from '../database/tables.ts';
 import { createThrottle } from '../support/throttle.ts';
 import type { AttemptRef } from './attempt.ts';
-import { announceJob, logAttempt } from './events.ts';
+import { announcement, logAttempt } from './events.ts';
 import type { JobProgress, Workflow } from './job.ts';
 import { createPreviewWriter, type PreviewLimits } from './preview-writer.ts';
 import { noProgress, progressOf, withEvent } from './progress.ts';
@@ -96,13 +96,12 @@ async function writeProgress(
   { jobId, attemptId }: AttemptRef,
   progress: JobProgress,
 ): Promise<void> {
-  const row = await db
+  await db
     .updateTable('jobs')
     .set({ progress: JSON.stringify(progress) })
     .where('id', '=', jobId)
     .where('attempt_id', '=', attemptId)
     .where('status', 'in', ['running', 'canceling'])
-    .returning('id')
-    .executeTakeFirst();
-  if (row !== undefined) await announceJob(db, jobId);
+    .returning(announcement(sql.ref('id')).as('announced'))
+    .execute();
 }

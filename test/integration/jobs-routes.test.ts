@@ -6,7 +6,7 @@ import { afterAll, beforeAll, describe, expect, it, onTestFinished } from 'vites
 import { z } from 'zod';
 import type { Assets } from '../../src/assets/service.ts';
 import type { App } from '../../src/http/server.ts';
-import { announceJob } from '../../src/jobs/events.ts';
+import { announceJobs } from '../../src/jobs/events.ts';
 import { formAsBody } from '../../src/jobs/form.ts';
 import { jobRoutes } from '../../src/jobs/routes.ts';
 import { createJobs } from '../../src/jobs/service.ts';
@@ -552,7 +552,7 @@ describe('Prefer: wait', () => {
     const id = await bench.submit(fresh(emptyImage));
     const answer = call(`/jobs/${id}`, waiting(50), room.address);
     await expect.poll(room.watchers).toBe(1);
-    for (let change = 0; change < 50; change += 1) await announceJob(bench.deps.db, id);
+    for (let change = 0; change < 50; change += 1) await announceJobs(bench.deps.db, [id]);
     await bench.run(id);
     expect((await answer).body.status).toBe('succeeded');
     expect(room.queries()).toBeLessThan(15);
