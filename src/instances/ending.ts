@@ -4,7 +4,7 @@ import type { Queues } from '../database/queues.ts';
 import type { InstanceRow, Tables } from '../database/tables.ts';
 import { closeSlots } from '../jobs/placement.ts';
 import { instanceStatusesBefore, type InstanceStatus, type TerminationReason } from './instance.ts';
-import { leavePhases, wakeInstance } from './records.ts';
+import { advanceOwned, leavePhases, sendStep, type InstanceUpdate } from './records.ts';
 
 export interface Ending {
   /** Lets the jobs of a ready instance end first. */
@@ -28,19 +28,17 @@ export async function beginEnding(
   const mayHaveJobs = instance.status === 'ready' || instance.status === 'draining';
   const to: InstanceStatus = drain && mayHaveJobs ? 'draining' : 'terminating';
   if (!instanceStatusesBefore(to).includes(instance.status)) return false;
-  await trx
-    .updateTable('instances')
-    .set({
-      status: to,
-      pending_reason: reason,
-      pending_detail: detail,
-      message: to === 'draining' ? 'Ends after its jobs.' : 'Ends now.',
-      ...leavePhases(instance, now),
-    })
-    .where('id', '=', instance.id)
-    .execute();
+  const update: InstanceUpdate = {
+    status: to,
+    pending_reason: reason,
+    pending_detail: detail,
+    message: to === 'draining' ? 'Ends after its jobs.' : 'Ends now.',
+    next_step_at: now,
+    ...leavePhases(instance, now),
+  };
+  const woken = await advanceOwned(trx, instance, update, queues.waking('dispatch'));
+  if (woken === null) return false;
   if (to === 'terminating') await closeSlots(trx, queues, instance.id, jobReason, maxAttempts);
-  await queues.wake(trx, 'dispatch');
-  await wakeInstance(trx, queues, instance.id, 0, now);
+  await sendStep(trx, queues, woken, 0);
   return true;
 }

@@ -116,8 +116,8 @@ export async function updateOwned(
 }
 
 /**
- * The same for the end of a step: gives the next wake-up its number as well, for `sendStep`. Null means that somebody woke the instance
- * since. `tells` is selected along with it, and may be a wake-up.
+ * The same for what needs another step: the next wake-up, which `sendStep` sends, gets its number with it. Null means that somebody woke
+ * the instance since. `tells` is selected along with it, and may be a wake-up.
  */
 export async function advanceOwned(
   trx: Transaction<Tables>,
