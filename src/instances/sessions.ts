@@ -5,11 +5,10 @@ import { ComfyError } from '../comfyui/errors.ts';
 import { openLink, type Link, type LinkTarget } from '../comfyui/link.ts';
 import { openSession, type ComfySession } from '../comfyui/session.ts';
 import type { Config } from '../config.ts';
-import type { Tables } from '../database/tables.ts';
+import type { InstanceRow, Tables } from '../database/tables.ts';
 import { messageOf } from '../errors.ts';
 import type { InstanceStatus } from './instance.ts';
-import { loadState, type InstanceState } from './records.ts';
-import { linkTarget } from './target.ts';
+import { linkTarget, type Reachable } from './target.ts';
 
 export interface Sessions {
   /**
@@ -69,8 +68,8 @@ export function createSessions({ db, config, log, pruneEveryMs = 30_000 }: Sessi
 
   return {
     async get(instanceId) {
-      const state = await loadState(db, instanceId);
-      const target = orUnavailable(() => targetOf(instanceId, state, config));
+      const usable = await findUsable(db, instanceId);
+      const target = orUnavailable(() => targetOf(instanceId, usable, config));
       const known = open.get(instanceId);
       if (known !== undefined && sameTarget(known.target, target)) return known.session;
       await drop(instanceId);
@@ -96,11 +95,21 @@ export function createSessions({ db, config, log, pruneEveryMs = 30_000 }: Sessi
 /** Statuses of an instance whose ComfyUI may be asked. */
 const usableStatuses: InstanceStatus[] = ['ready', 'draining'];
 
-function targetOf(instanceId: string, state: InstanceState | null, config: Config): LinkTarget {
-  if (state === null || !usableStatuses.includes(state.instance.status)) {
-    throw new Error(`Instance ${instanceId} is not ready.`);
-  }
-  return linkTarget(state.instance, state.rental, config);
+type Usable = Pick<InstanceRow, 'id' | 'static_url'> & Reachable;
+
+async function findUsable(db: Kysely<Tables>, instanceId: string): Promise<Usable | undefined> {
+  return db
+    .selectFrom('instances')
+    .leftJoin('rentals', 'rentals.id', 'instances.rental_id')
+    .select(['instances.id', 'static_url', 'address_url', 'secret', 'certificate_fingerprint'])
+    .where('instances.id', '=', instanceId)
+    .where('instances.status', 'in', usableStatuses)
+    .executeTakeFirst();
+}
+
+function targetOf(instanceId: string, usable: Usable | undefined, config: Config): LinkTarget {
+  if (usable === undefined) throw new Error(`Instance ${instanceId} is not ready.`);
+  return linkTarget(usable, usable, config);
 }
 
 /** Where there is no way to the machine it is as if it did not answer. */

@@ -3,10 +3,17 @@ import type { LinkTarget } from '../comfyui/link.ts';
 import type { Config } from '../config.ts';
 import type { InstanceRow, RentalRow } from '../database/tables.ts';
 
-type Reachable = Pick<RentalRow, 'address_url' | 'secret' | 'certificate_fingerprint'>;
+/** What a rental tells of it; all null for a server that nobody rents. */
+export type Reachable = Pick<RentalRow, 'address_url' | 'certificate_fingerprint'> & {
+  secret: string | null;
+};
 
 /** Throws when a rented machine has no address, or speaks HTTPS and its certificate is not pinned yet. */
-export function linkTarget(instance: InstanceRow, rental: Reachable | null, config: Config): LinkTarget {
+export function linkTarget(
+  instance: Pick<InstanceRow, 'id' | 'static_url'>,
+  rental: Reachable | null,
+  config: Config,
+): LinkTarget {
   if (instance.static_url !== null) {
     return {
       baseUrl: instance.static_url,
