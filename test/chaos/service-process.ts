@@ -30,7 +30,7 @@ export interface ServiceProcess {
 
 const program = fileURLToPath(new URL('../../src/server.ts', import.meta.url));
 /** Those of `npm start`, without its settings from a file. */
-export const nodeOptions = manifest.scripts.start
+const nodeOptions = manifest.scripts.start
   .split(' ')
   .filter((word) => word.startsWith('--') && !word.startsWith('--env-file'));
 const stopLimitMs = 60_000;

@@ -13,7 +13,10 @@ export interface Child {
   kill(signal?: NodeJS.Signals): Promise<void>;
 }
 
-/** What a child gets of the environment although it is to know nothing else: its programs, and what is compiled already. */
+/**
+ * What a child gets of the environment although it is to know nothing else: its programs, and what others have compiled
+ * already, a third of the work of a start. A process writes that down when it ends in good order.
+ */
 export const bareEnvironment = (): NodeJS.ProcessEnv => ({
   PATH: process.env['PATH'],
   NODE_COMPILE_CACHE: process.env['TEST_COMPILE_CACHE'],

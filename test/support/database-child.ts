@@ -1,4 +1,5 @@
 // A service in a process of its own that tests can kill: says what it does, one line each, until it is stopped.
+import { flushCompileCache } from 'node:module';
 import { sql } from 'kysely';
 import { pino } from 'pino';
 import { startDatabase, type Database } from '../../src/database/database.ts';
@@ -51,6 +52,8 @@ const scenarios: Record<string, (database: Database) => Promise<void>> = {
   },
 };
 
+// For the next ones: it will be killed before it would do so by itself.
+flushCompileCache();
 process.on('SIGTERM', () => void database.stop().then(() => process.exit(0)));
 await scenarios[scenario ?? '']?.(database);
 

@@ -1,12 +1,9 @@
 // Around the whole test run: a folder that its files share, and the end of the database server that they started in it.
-import { spawn, type ChildProcess } from 'node:child_process';
 import { accessSync, chmodSync, constants, mkdtempSync, statfsSync } from 'node:fs';
 import { readdir, rm } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { dirname, join } from 'node:path';
 import { stopEmbeddedServer } from '../../src/database/embedded.ts';
-import { nodeOptions } from '../chaos/service-process.ts';
-import { bareEnvironment } from './child.ts';
 import { dropTemplate } from './database.ts';
 
 const prefix = 'comfyfleet-test-';
@@ -21,28 +18,14 @@ export async function setup(): Promise<(() => Promise<void>) | undefined> {
   process.env['TEST_RUN_FOLDER'] = folder;
   // Whatever else a test puts into a temporary folder lies there too, and goes with it.
   process.env['TMPDIR'] = folder;
+  process.env['TEST_COMPILE_CACHE'] = join(folder, 'compiled');
   // Where root runs the tests, the server is somebody else, who must pass.
   chmodSync(folder, 0o711);
-  const warming = warmCompileCache(folder);
   await removeDeadRuns(dirname(folder));
   return async () => {
-    for (const child of warming) child.kill('SIGKILL');
     if (process.env['TEST_DATABASE_URL'] !== undefined) await dropTemplate();
     await remove(folder);
   };
-}
-
-/**
- * A third of the work of a process that starts is to compile what all of them run. Those of the tests are killed before
- * they would write down what they compiled, so two that end in good order do it for them: one for each set of options.
- */
-function warmCompileCache(folder: string): ChildProcess[] {
-  process.env['TEST_COMPILE_CACHE'] = join(folder, 'compiled');
-  const program = "await import('./src/app.ts')";
-  const env = bareEnvironment();
-  return [nodeOptions, []].map((options) =>
-    spawn(process.execPath, [...options, '--eval', program], { stdio: 'ignore', env }),
-  );
 }
 
 /** In memory where there is room: on a disk, each new database takes a quarter of a second, and all tests wait for its writes. */
