@@ -6,7 +6,8 @@ import { ServiceError } from '../errors.ts';
 import { deadlineIn } from './deadline.ts';
 import { guardStream, type StreamFailure } from './guarded-stream.ts';
 import type { ResolveHost } from './host-names.ts';
-import { HOST_NOT_PUBLIC, HostRefusedError, parsePublicUrl, publicConnector } from './public-url.ts';
+import { HostRefusedError, publicConnector } from './public-connector.ts';
+import { HOST_NOT_PUBLIC, parsePublicUrl } from './public-url.ts';
 
 export interface PublicFetchOptions {
   /** Largest file that is accepted. */

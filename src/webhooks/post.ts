@@ -4,7 +4,8 @@ import { messageOf, ServiceError } from '../errors.ts';
 import { storable } from '../jobs/json-value.ts';
 import { deadlineIn } from '../support/deadline.ts';
 import type { ResolveHost } from '../support/host-names.ts';
-import { HOST_NOT_PUBLIC, HostRefusedError, parsePublicUrl, publicConnector } from '../support/public-url.ts';
+import { HostRefusedError, publicConnector } from '../support/public-connector.ts';
+import { HOST_NOT_PUBLIC, parsePublicUrl } from '../support/public-url.ts';
 import type { TryResult } from './delivery.ts';
 
 export interface PostOptions {
