@@ -33,6 +33,7 @@ const program = fileURLToPath(new URL('../../src/server.ts', import.meta.url));
 const nodeOptions = manifest.scripts.start
   .split(' ')
   .filter((word) => word.startsWith('--') && !word.startsWith('--env-file'));
+const keepCompiled = new URL('../support/keep-compiled.ts', import.meta.url).href;
 const stopLimitMs = 60_000;
 
 /** The settings of the environment are not passed on; its log goes to `logFile`. `nodeOptions` come on top of those of `npm start`. */
@@ -59,7 +60,7 @@ export function serviceProcess(
     answering = Promise.withResolvers();
     // Whoever does not wait for it does not care.
     answering.promise.catch(() => undefined);
-    const started = spawn(process.execPath, [...nodeOptions, ...more, program], {
+    const started = spawn(process.execPath, [...nodeOptions, `--import=${keepCompiled}`, ...more, program], {
       stdio: ['ignore', 'pipe', 'pipe'],
       env: {
         ...bareEnvironment(),
