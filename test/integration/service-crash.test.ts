@@ -4,7 +4,7 @@ import { chmod, mkdtemp, realpath, rm } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
-import { afterEach, beforeEach, describe, expect, it } from 'vitest';
+import { afterEach, beforeEach, expect, it } from 'vitest';
 import { stopEmbeddedServer } from '../../src/database/embedded.ts';
 import { serverProcess } from '../../src/database/embedded-process.ts';
 import { serviceProcess, type ServiceProcess } from '../chaos/service-process.ts';
@@ -20,6 +20,7 @@ interface Instance {
 interface Job {
   id: string;
   status: string;
+  instanceId: string | null;
   attempt: number;
   progress: { phase: string; fraction: number } | null;
   outputs: { name: string }[];
@@ -59,6 +60,8 @@ beforeEach(async () => {
       INSTANCE_POLL_SECONDS: '0.2',
       RENT_SETTLE_SECONDS: '3',
       VAST_PACING: 'none',
+      MAX_INSTANCES: '4',
+      MAX_TOTAL_PRICE_PER_HOUR_USD: 'none',
     },
   });
 });
@@ -98,71 +101,76 @@ const instanceIs = (id: string, wanted: (instance: Instance) => boolean) =>
 it('a service that is told to stop before it is up takes its database along', async () => {
   const folder = join(await realpath(dataDir), 'postgres');
   service.start();
-  await until(async () => (await serverProcess(folder)) !== null);
+  // Soon: the service is up half a second later.
+  await expect.poll(() => serverProcess(folder), { timeout: 40_000, interval: 10 }).not.toBeNull();
   await service.stop();
   expect(await serverProcess(folder)).toBeNull();
   await expect(service.up()).rejects.toThrow('ended before it answered');
 });
 
-describe('a service that is killed', () => {
-  it(
-    'goes on renting, running and destroying where it was, and does nothing twice',
-    { timeout: 180_000 },
-    async () => {
-      await start();
-      const { id } = await call<Instance>('/instances', { method: 'POST', json: {} });
+it(
+  'a service that is killed goes on renting, running and destroying where it was, and does nothing twice',
+  { timeout: 180_000 },
+  async () => {
+    const rent = () => call<Instance>('/instances', { method: 'POST', json: {} });
+    const phasesAre = (wanted: ReadonlyMap<string, string>) =>
+      until(async () => {
+        const all = await Promise.all(
+          [...wanted].map(async ([id, phase]) => (await call<Instance>(`/instances/${id}`)).phase === phase),
+        );
+        return all.every(Boolean);
+      });
 
-      // Right after the request, while the machine loads, and while ComfyUI starts.
-      await service.kill();
-      await start();
-      await instanceIs(id, ({ phase }) => phase === 'loading');
-      await service.kill();
-      await start();
-      await instanceIs(id, ({ phase }) => phase === 'starting');
-      await service.kill();
-      await start();
+    // In the middle of creates whose answers are lost, and right after a request.
+    vast.knobs.faults.create.push('503-after-create', 'hang-after-create');
+    await start();
+    const lost = await Promise.all([rent(), rent()]);
+    await vast.until(() => vast.state.rentals.size === 2);
+    const requested = await rent();
+    await service.kill();
+
+    // While one machine loads, and ComfyUI starts on another.
+    vast.knobs.phases.provisioningMs = 5000;
+    await start();
+    await phasesAre(new Map([[requested.id, 'loading']]));
+    vast.knobs.phases.loadingMs = 6000;
+    const later = await rent();
+    await phasesAre(
+      new Map([
+        [requested.id, 'starting'],
+        [later.id, 'loading'],
+      ]),
+    );
+    await service.kill();
+    vast.knobs.phases.provisioningMs = 500;
+    await start();
+    const instances = [...lost, requested, later];
+    for (const { id } of instances) {
       await instanceIs(id, ({ status }) => status === 'ready');
-      expect(vast.state.rentals.size).toBe(1);
+      // The lost ones are those that were found by their labels.
+      expect((await call<Instance>(`/instances/${id}`)).rentals).toHaveLength(1);
+    }
+    expect(vast.state.rentals.size).toBe(4);
 
-      const workflow = {
-        '1': { class_type: 'FakeSampler', inputs: {} },
-        '2': { class_type: 'SaveImage', inputs: { images: ['1', 0], filename_prefix: 'crash' } },
-      };
-      const job = await call<Job>('/jobs', { method: 'POST', json: { workflow } });
-      await until(async () => (await call<Job>(`/jobs/${job.id}`)).progress?.phase === 'executing');
-      await service.kill();
-      await start();
-      await until(async () => (await call<Job>(`/jobs/${job.id}`)).status === 'succeeded');
-      const done = await call<Job>(`/jobs/${job.id}`);
-      expect(done).toMatchObject({ attempt: 1, outputs: [{ name: 'crash_00001_.png' }] });
-      const { rentals } = await call<Instance>(`/instances/${id}`);
-      expect(vast.comfyOf(Number(rentals[0]?.providerInstanceId))?.counters.executionsStarted).toBe(1);
-
-      await call(`/instances/${id}`, { method: 'DELETE' });
-      await service.kill();
-      await start();
-      await instanceIs(id, ({ status }) => status === 'terminated');
-      expect(vast.liveRentals()).toEqual([]);
-      expect(vast.state.rentals.size).toBe(1);
-    },
-  );
-
-  it(
-    'in the middle of creates whose answers are lost finds the machines by their labels and rents no others',
-    { timeout: 90_000 },
-    async () => {
-      vast.knobs.faults.create.push('503-after-create', 'hang-after-create');
-      await start();
-      const rent = () => call<Instance>('/instances', { method: 'POST', json: {} });
-      const instances = await Promise.all([rent(), rent()]);
-      await vast.until(() => vast.state.rentals.size === 2);
-      await service.kill();
-      await start();
-      for (const { id } of instances) {
-        await instanceIs(id, ({ status }) => status === 'ready');
-        expect((await call<Instance>(`/instances/${id}`)).rentals).toHaveLength(1);
-      }
-      expect(vast.state.rentals.size).toBe(2);
-    },
-  );
-});
+    // While a job runs, and right after the end of a machine was asked for.
+    const workflow = {
+      '1': { class_type: 'FakeSampler', inputs: {} },
+      '2': { class_type: 'SaveImage', inputs: { images: ['1', 0], filename_prefix: 'crash' } },
+    };
+    const { id: jobId } = await call<Job>('/jobs', { method: 'POST', json: { workflow } });
+    await until(async () => (await call<Job>(`/jobs/${jobId}`)).progress?.phase === 'executing');
+    const { instanceId } = await call<Job>(`/jobs/${jobId}`);
+    const ending = instances.find(({ id }) => id !== instanceId);
+    await call(`/instances/${ending?.id}`, { method: 'DELETE' });
+    await service.kill();
+    await start();
+    await until(async () => (await call<Job>(`/jobs/${jobId}`)).status === 'succeeded');
+    const done = await call<Job>(`/jobs/${jobId}`);
+    expect(done).toMatchObject({ attempt: 1, instanceId, outputs: [{ name: 'crash_00001_.png' }] });
+    const { rentals } = await call<Instance>(`/instances/${instanceId}`);
+    expect(vast.comfyOf(Number(rentals[0]?.providerInstanceId))?.counters.executionsStarted).toBe(1);
+    await instanceIs(ending?.id ?? '', ({ status }) => status === 'terminated');
+    expect(vast.liveRentals()).toHaveLength(3);
+    expect(vast.state.rentals.size).toBe(4);
+  },
+);
