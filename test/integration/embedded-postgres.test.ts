@@ -34,9 +34,17 @@ function committed(service: Child): string[] {
   return service.lines.filter((line) => line.startsWith('committed ')).map((line) => line.slice(10));
 }
 
-test('a new folder becomes a private, durable database that stops with the service and keeps its data', async () => {
+test('a new folder becomes a private, durable database of one of two services that start at once, stops with it and keeps its data', async () => {
   const folder = await newDataFolder();
-  const first = await startEmbedded(folder);
+  // A draft that is listed and is not there, as when the other start has just given it its name.
+  await symlink(join(folder, 'nowhere'), join(folder, 'postgres.new-other'));
+  const results = await Promise.allSettled([startEmbedded(folder), startEmbedded(folder)]);
+  expect(results.map(({ status }) => status).sort()).toEqual(['fulfilled', 'rejected']);
+  const refused = results.find((result) => result.status === 'rejected');
+  expect(String(refused?.reason)).toContain('Another service');
+
+  const first = results.find((result) => result.status === 'fulfilled')?.value;
+  if (first === undefined) throw new Error('None of the two has it.');
   await first.db.insertInto('service_values').values({ name: 'kept', value: 'yes' }).execute();
   const { rows } =
     await sql`select current_setting('fsync') as fsync, current_setting('listen_addresses') as addresses,
@@ -53,24 +61,18 @@ test('a new folder becomes a private, durable database that stops with the servi
   expect(await values(second)).toEqual(['kept']);
 });
 
-test('the server of a killed service is adopted, and no committed write is lost', async () => {
+test('no committed write is lost when the server of a killed service is adopted, nor when both are killed and its number is another process', async () => {
   const folder = await usedDataFolder();
-  const service = startService('write', folder);
-  await service.says(/^committed \d+-99$/);
+  const first = startService('write', folder);
+  await first.says(/^committed \d+-99$/);
   const pid = await serverPid(folder);
-  await service.kill('SIGKILL');
+  await first.kill('SIGKILL');
 
-  const database = await startEmbedded(folder);
+  const second = startService('write', folder);
+  await second.says(/^committed \d+-99$/);
   expect(await serverPid(folder)).toBe(pid);
-  expect(await values(database)).toEqual(expect.arrayContaining(committed(service)));
-});
-
-test('after a kill of service and server, whose number now is another process, no committed write is lost', async () => {
-  const folder = await usedDataFolder();
-  const service = startService('write', folder);
-  await service.says(/^committed \d+-99$/);
   await killServer(folder);
-  await service.kill('SIGKILL');
+  await second.kill('SIGKILL');
   // The same user's, as it may be in a container where numbers are small.
   const other = spawn('sleep', ['60'], { ...(await chooseAccount(join(folder, 'postgres'))) });
   onTestFinished(() => void other.kill());
@@ -80,22 +82,17 @@ test('after a kill of service and server, whose number now is another process, n
   }
 
   const database = await startEmbedded(folder);
-  expect(await values(database)).toEqual(expect.arrayContaining(committed(service)));
+  expect(await values(database)).toEqual(expect.arrayContaining([...committed(first), ...committed(second)]));
 });
 
-test('a second service on the folder is refused, and says who has it', async () => {
-  const folder = await usedDataFolder();
-  const first = await startEmbedded(folder);
-  await expect(startEmbedded(folder)).rejects.toThrow(
-    `Another service (comfyfleet ${process.pid}) uses the data folder`,
-  );
-  await first.check();
-});
-
-test('a service that starts while another one stops gets the folder from it', async () => {
+test('a second service on the folder is refused and told who has it, and gets it while that one stops', async () => {
   const folder = await usedDataFolder();
   for (let round = 0; round < 3; round++) {
     const old = await startEmbedded(folder);
+    await expect(startEmbedded(folder)).rejects.toThrow(
+      `Another service (comfyfleet ${process.pid}) uses the data folder`,
+    );
+    await old.check();
     const stopped = old.stop();
     const next = await startEmbedded(folder);
     await stopped;
@@ -122,16 +119,6 @@ test('a server that starts or stops is waited for, although its process cannot b
     db,
   );
   expect(rows[0]?.startedAt.getTime()).toBeGreaterThanOrEqual(goneAt.getTime());
-});
-
-test('of two services that start at once on a new folder, one gets it, also where a draft goes while it is looked at', async () => {
-  const folder = await newDataFolder();
-  // It is listed and is not there, as when the other start has just given it its name.
-  await symlink(join(folder, 'nowhere'), join(folder, 'postgres.new-other'));
-  const results = await Promise.allSettled([startEmbedded(folder), startEmbedded(folder)]);
-  expect(results.map(({ status }) => status).sort()).toEqual(['fulfilled', 'rejected']);
-  const refused = results.find((result) => result.status === 'rejected');
-  expect(String(refused?.reason)).toContain('Another service');
 });
 
 test('a server that dies under its service is started again, and listeners and queues go on', async () => {
