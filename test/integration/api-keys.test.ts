@@ -164,15 +164,22 @@ describe('the command line', () => {
       env: { ...bareEnvironment(), DATABASE_URL: testDatabase.url },
     });
 
-  it('makes a key that the service accepts, lists it, and revokes it', async () => {
+  it('makes a key that the service accepts, revokes another, and lists both', async () => {
+    const { key: older } = await apiKeys.create('backend');
     const { stdout } = await run('create', 'frontend');
-    expect(await createApiKeys(testDatabase.database.db).verify(stdout.trim())).toBe('frontend');
-    expect((await run('list')).stdout).toMatch(/^frontend\tcommand\tcreated \S+\tactive\n$/);
-    await run('revoke', 'frontend');
-    expect((await run('list')).stdout).toContain('revoked');
-    await expect(run('revoke', 'frontend')).rejects.toMatchObject({
+    await run('revoke', 'backend');
+    const keys = createApiKeys(testDatabase.database.db);
+    expect(await keys.verify(stdout.trim())).toBe('frontend');
+    expect(await keys.verify(older)).toBeNull();
+    const lines = (await run('list')).stdout.split('\n');
+    expect(lines.toSorted()).toEqual([
+      '',
+      expect.stringMatching(/^backend\tcommand\tcreated \S+\trevoked \S+$/),
+      expect.stringMatching(/^frontend\tcommand\tcreated \S+\tactive$/),
+    ]);
+    await expect(run('revoke', 'backend')).rejects.toMatchObject({
       code: 1,
-      stderr: 'There is no active API key named frontend.\n',
+      stderr: 'There is no active API key named backend.\n',
     });
   });
 

@@ -8,16 +8,25 @@ import { promisify } from 'node:util';
 import { createGunzip, gzipSync } from 'node:zlib';
 import { sql } from 'kysely';
 import { pino } from 'pino';
-import { expect, onTestFinished, test } from 'vitest';
+import { afterAll, beforeAll, expect, onTestFinished, test } from 'vitest';
 import type { Database } from '../../src/database/database.ts';
 import { labelPrefix } from '../../src/instances/label.ts';
 import { exportData, importData } from '../../src/database/transfer.ts';
 import { bareEnvironment } from '../support/child.ts';
-import { createTestDatabase, openDatabase } from '../support/database.ts';
+import { createTestDatabase, openDatabase, type TestDatabase } from '../support/database.ts';
 import { newDataFolder, startEmbedded, usedDataFolder } from '../support/embedded.ts';
 
 const log = pino({ level: 'silent' });
 const move = { kind: 'move', label: null, log } as const;
+
+/** A filled one, for the tests that only read. */
+let original: TestDatabase;
+
+beforeAll(async () => {
+  original = await createTestDatabase();
+  await fill(original.database);
+});
+afterAll(() => original.stop());
 
 async function newDatabase(): Promise<{ database: Database; url: string }> {
   const made = await createTestDatabase();
@@ -81,11 +90,10 @@ async function exported(url: string): Promise<string> {
 }
 
 test('an import holds what was exported, value for value, and goes on counting where it stopped', async () => {
-  const [source, target] = [await newDatabase(), await newDatabase()];
-  await fill(source.database);
-  const data = await exported(source.url);
+  const target = await newDatabase();
+  const data = await exported(original.url);
   const counts = await importData({ connectionString: target.url }, Readable.from([data]), move);
-  const before = await contents(source.database);
+  const before = await contents(original.database);
   expect(await contents(target.database)).toEqual(before);
   expect(counts).toEqual(
     Object.fromEntries(Object.entries(before).map(([name, rows]) => [name, rows.length])),
@@ -145,22 +153,19 @@ test('an export shows one moment, whatever is written meanwhile', async () => {
 });
 
 test('an export that cannot be written ends, and says why', async () => {
-  const source = await newDatabase();
-  await fill(source.database);
   const full = new Error('no space left');
   const output = new Writable({ write: (_chunk, _encoding, done) => void setImmediate(done, full) });
   output.on('error', () => undefined);
-  await expect(exportData({ connectionString: source.url }, output)).rejects.toThrow('no space left');
+  await expect(exportData({ connectionString: original.url }, output)).rejects.toThrow('no space left');
 });
 
 test('an import refuses a database that is in use, and what is not a whole export, and leaves nothing behind', async () => {
-  const [source, target] = [await newDatabase(), await newDatabase()];
-  await fill(source.database);
-  const data = await exported(source.url);
+  const target = await newDatabase();
+  const data = await exported(original.url);
   const into = (url: string, lines: string): Promise<unknown> =>
     importData({ connectionString: url }, Readable.from([lines]), move);
 
-  await expect(into(source.url, data)).rejects.toThrow('The database is not empty');
+  await expect(into(original.url, data)).rejects.toThrow('The database is not empty');
   const empty = await contents(target.database);
   await expect(into(target.url, data.slice(0, data.length / 2))).rejects.toThrow('cut off');
   const packed = Readable.from([gzipSync(data).subarray(0, -20)]).pipe(createGunzip());
@@ -197,11 +202,10 @@ test('the commands move the database of a running service to another server', as
 });
 
 test('an export that fails leaves nothing that holds keys', async () => {
-  const source = await newDatabase();
   const folder = await newDataFolder();
   const place = join(folder, 'taken');
   await mkdir(place);
-  const failed = await run('data-export', { DATABASE_URL: source.url }, place).catch(
+  const failed = await run('data-export', { DATABASE_URL: original.url }, place).catch(
     (error: unknown) => error,
   );
   expect(failed).toMatchObject({ code: 1, stderr: expect.stringContaining('EISDIR') });
