@@ -6,33 +6,34 @@ setFlagsFromString('--expose-gc');
 const collect = runInNewContext('gc') as () => void;
 
 /**
- * The same chunks, with a look at the memory of all buffers each time `everyBytes` more have passed. `heldBytes` tells
- * by how much they grew, at the least: a look sees now and then what is still being cleaned away, while of a stream
- * that is held as a whole each sees `everyBytes` or more.
+ * Watches streams from here on: the same chunks, with a look at the memory of all buffers once `atBytes` have passed.
+ * `heldBytes` tells by how much they grew. Enough must have passed, and still be to come, to be seen beside the few
+ * megabytes that are in no buffer of this process but on their way from one socket to the other.
  */
-export function watched(chunks: AsyncIterable<Uint8Array>, everyBytes: number) {
+export function watchMemory({ atBytes, limitBytes }: { atBytes: number; limitBytes: number }) {
   // Twice: what the first one sees is partly still being cleaned away, and would hide as much of what is held.
   collect();
   const before = heldBytes();
-  const looks: number[] = [];
-  return {
-    chunks: watch(),
-    heldBytes: (): number => Math.min(...looks),
+
+  return (chunks: AsyncIterable<Uint8Array>) => {
+    let held = Infinity;
+    return { chunks: watch(), heldBytes: () => held };
+
+    async function* watch(): AsyncGenerator<Uint8Array> {
+      let passedBytes = 0;
+      for await (const chunk of chunks) {
+        yield chunk;
+        passedBytes += chunk.length;
+        if (passedBytes >= atBytes && held === Infinity) held = grown();
+      }
+    }
   };
 
-  async function* watch(): AsyncGenerator<Uint8Array> {
-    let passedBytes = 0;
-    for await (const chunk of chunks) {
-      yield chunk;
-      passedBytes += chunk.length;
-      if (passedBytes >= (looks.length + 1) * everyBytes) looks.push(grown());
-    }
-  }
-
   function grown(): number {
-    const bytes = heldBytes() - before;
+    let bytes = heldBytes() - before;
     // On a busy machine it may only not have been cleaned away yet, which the next collection waits for.
-    return bytes < everyBytes / 2 ? bytes : heldBytes() - before;
+    for (let again = 0; bytes >= limitBytes && again < 3; again += 1) bytes = heldBytes() - before;
+    return bytes;
   }
 }
 
