@@ -15,7 +15,7 @@ interface Instance {
   terminationReason: string | null;
 }
 
-const env = { STALL_TIMEOUT_SECONDS: '0.4', STOP_TIMEOUT_SECONDS: '0.5', INSTANCE_CHECK_SECONDS: '0.2' };
+const env = { STALL_TIMEOUT_SECONDS: '0.4', STOP_TIMEOUT_SECONDS: '0.5', INSTANCE_CHECK_SECONDS: '0.4' };
 const open: { stop(): Promise<void> }[] = [];
 
 afterEach(async () => {
