@@ -1,4 +1,4 @@
-import { expect, it } from 'vitest';
+import { beforeAll, expect, it } from 'vitest';
 import { openApiDocument } from '../../src/app.ts';
 import { fileQuerySchema } from '../../src/assets/send.ts';
 import { validateRequestPart } from '../../src/http/validation.ts';
@@ -7,10 +7,14 @@ interface Document {
   paths: Record<string, Record<string, { parameters?: { name: string; schema: object }[] }>>;
 }
 
+let paths: Document['paths'];
+beforeAll(async () => {
+  ({ paths } = (await openApiDocument()) as Document);
+});
+
 it.each(['drain', 'previews', 'download'])(
   'the flag %s is described as one, with what it is when absent',
-  async (flag) => {
-    const { paths } = (await openApiDocument()) as Document;
+  (flag) => {
     const operations = Object.values(paths).flatMap((path) => Object.values(path));
     const found = operations.flatMap(({ parameters = [] }) => parameters.filter(({ name }) => name === flag));
     expect(found.length).toBeGreaterThan(0);
