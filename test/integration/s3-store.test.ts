@@ -11,9 +11,9 @@ import type { AssetStore } from '../../src/assets/store.ts';
 import { ServiceError } from '../../src/errors.ts';
 import { startS3Double, type S3Double } from '../doubles/s3/index.ts';
 
-const partBytes = 1_000_000;
+const partBytes = 100_000;
 const small = Buffer.from('a small file');
-const large = randomBytes(3_500_000);
+const large = randomBytes(350_000);
 
 let dir: string;
 let double: S3Double;
