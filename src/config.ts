@@ -689,7 +689,8 @@ function complaintsOf(issue: z.core.$ZodIssue, path: PropertyKey[]): string[] {
 }
 
 function settingInfo(name: string): SettingInfo {
-  const schema = new Map<string, z.ZodType>(Object.entries(settingsSchema.shape)).get(name);
+  const schemas: Record<string, z.ZodType> = settingsSchema.shape;
+  const schema = Object.hasOwn(schemas, name) ? schemas[name] : undefined;
   return (schema && about.get(schema)) ?? { description: '' };
 }
 
