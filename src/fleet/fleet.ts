@@ -26,6 +26,8 @@ export interface FleetDeps {
 }
 
 const SOONEST_MS = 20;
+/** Said of an instance that goes before its idle time is over. */
+const GIVES_WAY = 'Other jobs need another machine, and FLEET_MAX has no room for both.';
 
 /** One pass. Repeating it changes nothing. Resolves with the milliseconds until the next is due, when nothing happens before. */
 export async function runFleet(deps: FleetDeps): Promise<number | undefined> {
@@ -105,14 +107,7 @@ async function release({ db, queues, config, log }: FleetDeps, plan: FleetPlan, 
       log.info({ instanceId: instance.id }, 'an idle instance drains');
   }
   for (const instance of plan.giveWay) {
-    if (
-      await releaseIdle(
-        deps,
-        instance,
-        'Other jobs need another machine, and FLEET_MAX has no room for both.',
-        now,
-      )
-    )
+    if (await releaseIdle(deps, instance, GIVES_WAY, now))
       log.info({ instanceId: instance.id }, 'an idle instance gives way to what other jobs need');
   }
   for (const instance of plan.unneeded) {

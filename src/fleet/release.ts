@@ -14,7 +14,7 @@ export interface ReleaseDeps {
   maxAttempts: number;
 }
 
-/** Drains an instance that has had nothing to do since `idleSince`. False when it got something to do, or a job that wants it. */
+/** Drains an instance that has had nothing to do since `idleSince`; `detail` says why before its time. False when it got something to do, or a job that wants it. */
 export async function releaseIdle(
   deps: ReleaseDeps,
   { id, idleSince }: FleetInstance,
