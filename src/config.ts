@@ -433,7 +433,7 @@ const settingsSchema = z
     }),
     FLEET_MAX: setting(integer(0, 1000).prefault('2'), {
       description:
-        'Instances that the service may rent by itself for jobs that name none, at once and within MAX_INSTANCES; 0 leaves all renting to POST /instances. Where all are taken, one that has had nothing to do for a minute gives way to jobs that need another machine.',
+        'Instances that the service may rent by itself for jobs that name none, within MAX_INSTANCES; 0 leaves all renting to POST /instances. Where all are taken, one idle for a minute gives way to what other jobs need.',
     }),
     FLEET_REQUIREMENTS: setting(json().pipe(requirementsSchema).prefault('{}'), {
       description: 'What such an instance must satisfy where a job names no requirements, as JSON.',
