@@ -47,7 +47,7 @@ export function planFleet(state: FleetState, settings: FleetSettings, now: Date)
   return {
     rent: [...wanted.rent, ...reserve],
     drain,
-    giveWay: inTheWay.filter((instance) => givesWayAt(instance, now) === null),
+    giveWay: inTheWay.filter((each) => idleUntil(each, GIVES_WAY_AFTER_MS, now) === null),
     lostRaces,
     unneeded,
     notes: wanted.notes,
@@ -75,7 +75,7 @@ function letGo(
   // One that is coming may still fail, so it stands for none that is there.
   const spare = Math.max(0, rented.filter(({ state }) => state === 'ready').length - minInstances);
   const idle = idleOf(rented, used);
-  const drain = idle.filter((instance) => idleUntil(instance, now) === null).slice(0, spare);
+  const drain = idle.filter((each) => idleUntil(each, each.idleLimitMs, now) === null).slice(0, spare);
   const places = unneededOf(rented, used).slice(0, Math.max(0, rented.length - drain.length - minInstances));
   const unneeded = instances.filter((each) => isMachineless(each) && places.some(isSameAs(each)));
   const ending = instances.filter(({ state }) => state === 'ending');
@@ -263,16 +263,10 @@ function isIdle({ state, rented, busyJobs, pinnedJobs }: FleetInstance): boolean
   return state === 'ready' && rented && busyJobs === 0 && pinnedJobs === 0;
 }
 
-/** In milliseconds since 1970; infinite where it may be so for ever, null when its time is over. */
-function idleUntil({ idleSince, idleLimitMs }: FleetInstance, now: Date): number | null {
-  if (idleSince === null || idleLimitMs === null) return Infinity;
-  return isOver(idleSince, idleLimitMs, now) ? null : idleSince.getTime() + idleLimitMs;
-}
-
-/** In milliseconds since 1970; null when it has had nothing to do for long enough. */
-function givesWayAt({ idleSince }: FleetInstance, now: Date): number | null {
-  if (idleSince === null) return Infinity;
-  return isOver(idleSince, GIVES_WAY_AFTER_MS, now) ? null : idleSince.getTime() + GIVES_WAY_AFTER_MS;
+/** When it will have had nothing to do for so long, in milliseconds since 1970; infinite without a limit, null when it has. */
+function idleUntil({ idleSince }: FleetInstance, limitMs: number | null, now: Date): number | null {
+  if (idleSince === null || limitMs === null) return Infinity;
+  return isOver(idleSince, limitMs, now) ? null : idleSince.getTime() + limitMs;
 }
 
 function nextMoment(
@@ -282,8 +276,8 @@ function nextMoment(
   now: Date,
 ): Date | null {
   const moments = [
-    ...instances.filter(isIdle).map((instance) => idleUntil(instance, now) ?? Infinity),
-    ...inTheWay.map((instance) => givesWayAt(instance, now) ?? Infinity),
+    ...instances.filter(isIdle).map((each) => idleUntil(each, each.idleLimitMs, now) ?? Infinity),
+    ...inTheWay.map((each) => idleUntil(each, GIVES_WAY_AFTER_MS, now) ?? Infinity),
     ...setbacks.map((setback) => retryAt(setback, retryMs, now)?.getTime() ?? Infinity),
   ].filter(Number.isFinite);
   return moments.length === 0 ? null : new Date(Math.min(...moments));
