@@ -199,7 +199,7 @@ export function createQueues({ pool, db, notifications, exclusive, log }: Queues
 
     wake: (executor, name) => notifications.publish(executor, channel, name),
 
-    waking: (name) => sql`pg_notify(${sql.lit(channel)}, ${sql.lit(name)})`,
+    waking: (name) => sql.raw(wakeUpOf(name)),
 
     wakeHere: wake,
 
@@ -301,13 +301,17 @@ async function forget(db: Kysely<Tables>, queue: QueueName): Promise<void> {
     select id from ${table} where name = ${queue} and state < 'active' for update skip locked)`.execute(db);
 }
 
+/** What a statement selects to wake who works on a queue, or a loop, when it commits. */
+function wakeUpOf(name: QueueName | LoopName): string {
+  return `pg_notify('${channel}', '${name}')`;
+}
+
 /** Runs pg-boss's insert of a message, and wakes who works on its queue in the same statement. */
 function wakingToo(executor: Executor, queue: QueueName): Db {
   const db = fromKysely(executor);
-  const wakeUp = `pg_notify('${channel}', '${queue}')`;
   return {
     executeSql: (text, values) =>
-      db.executeSql(`with sent as (${text}) select id, ${wakeUp} from sent`, values),
+      db.executeSql(`with sent as (${text}) select id, ${wakeUpOf(queue)} from sent`, values),
   };
 }
 
