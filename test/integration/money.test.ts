@@ -138,7 +138,13 @@ describe('limits', () => {
   it('on a day look at the worst case: what cannot be paid for all its life is not rented', async () => {
     await start(
       {},
-      { MAX_SPEND_PER_DAY_USD: '2', MAX_SPEND_PER_MONTH_USD: '2', SEARCH_TIMEOUT_SECONDS: '1' },
+      {
+        // Whenever they begin, 18 hours of it lie in one day.
+        INSTANCE_MAX_LIFETIME_HOURS: '36',
+        MAX_SPEND_PER_DAY_USD: '2',
+        MAX_SPEND_PER_MONTH_USD: '2',
+        SEARCH_TIMEOUT_SECONDS: '1',
+      },
     );
     const { body } = await post<Instance>('/instances', { requirements: { minVramGb: 24 } });
     const ended = await service.until<Instance>(
