@@ -8,6 +8,7 @@ import { afterEach, beforeEach, expect, it } from 'vitest';
 import { stopEmbeddedServer } from '../../src/database/embedded.ts';
 import { serverProcess } from '../../src/database/embedded-process.ts';
 import { serviceProcess, type ServiceProcess } from '../chaos/service-process.ts';
+import { manualClock, type ManualClock } from '../doubles/vast/clock.ts';
 import { startVastDouble, type VastDouble } from '../doubles/vast/index.ts';
 import { copyUsedDatabase } from '../support/embedded.ts';
 
@@ -27,11 +28,15 @@ interface Job {
 }
 
 let vast: VastDouble;
+/** Of the double: its machines stay in their phase until the test moves it on, however long a start of the service takes. */
+let clock: ManualClock;
 let dataDir: string;
 let service: ServiceProcess;
 
 beforeEach(async () => {
+  clock = manualClock(Date.now());
   vast = await startVastDouble({
+    clock,
     knobs: {
       phases: {
         scheduledMs: 200,
@@ -130,11 +135,15 @@ it(
     await service.kill();
 
     // While one machine loads, and ComfyUI starts on another.
-    vast.knobs.phases.provisioningMs = 5000;
+    const { scheduledMs, createdMs, loadingMs } = vast.knobs.phases;
     await start();
+    await vast.until(() => vast.state.rentals.size === 3);
+    clock.advance(scheduledMs + createdMs);
     await phasesAre(new Map([[requested.id, 'loading']]));
-    vast.knobs.phases.loadingMs = 6000;
+    clock.advance(loadingMs);
     const later = await rent();
+    await vast.until(() => vast.state.rentals.size === 4);
+    clock.advance(scheduledMs + createdMs);
     await phasesAre(
       new Map([
         [requested.id, 'starting'],
@@ -142,8 +151,8 @@ it(
       ]),
     );
     await service.kill();
-    vast.knobs.phases.provisioningMs = 500;
     await start();
+    clock.advance(10_000);
     const instances = [...lost, requested, later];
     for (const { id } of instances) {
       await instanceIs(id, ({ status }) => status === 'ready');
