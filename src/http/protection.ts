@@ -1,4 +1,4 @@
-// What stands before every route: browser policies, cross-origin rules, limits, and the end of service.
+// What stands before every route: browser policies, cross-origin rules and limits.
 import cors from '@fastify/cors';
 import helmet from '@fastify/helmet';
 import rateLimit, { normalizeIP } from '@fastify/rate-limit';
@@ -8,10 +8,6 @@ import type { Config } from '../config.ts';
 import { ServiceError } from '../errors.ts';
 
 declare module 'fastify' {
-  interface FastifyInstance {
-    /** Aborted when the service begins to stop: a response that has no end of its own, such as a stream of events, ends itself then. */
-    stopping: AbortSignal;
-  }
   interface FastifyContextConfig {
     /** Answers under load, while stopping and however often it is asked: health. */
     unlimited?: boolean;
@@ -109,27 +105,4 @@ export async function limitRate(app: FastifyInstance, requestsPerMinute: number)
       { extra: { retryAfterSeconds: counted.ttlInSeconds } },
     );
   });
-}
-
-/** Turns requests away while the app closes, tells endless responses to end, and cuts what is still open after `timeoutMs`. */
-export function stopGracefully(app: FastifyInstance, timeoutMs: number): void {
-  const stopping = new AbortController();
-  let cut: NodeJS.Timeout | undefined;
-  app.decorate('stopping', stopping.signal);
-  app.addHook('onRequest', async (request) => {
-    if (!stopping.signal.aborted || request.routeOptions.config.unlimited === true) return;
-    throw new ServiceError('overloaded', 'The service is stopping. Try again in a few seconds.', {
-      extra: { retryAfterSeconds: 5 },
-    });
-  });
-  // Kept alive after its answer, the connection of a request that is under way would hold up the stop.
-  app.addHook('onSend', (_request, reply, _payload, done) => {
-    if (stopping.signal.aborted) reply.header('connection', 'close');
-    done();
-  });
-  app.addHook('preClose', async () => {
-    stopping.abort(new Error('The service is stopping.'));
-    cut = setTimeout(() => app.server.closeAllConnections(), timeoutMs);
-  });
-  app.addHook('onClose', async () => clearTimeout(cut));
 }

@@ -21,13 +21,14 @@ import type { Logger } from '../support/log.ts';
 import type { ApiKeys } from './api-keys.ts';
 import { identifyCallers, requireAuthentication } from './authentication.ts';
 import { answerClientError, answerError, answerExpectation, handleErrors } from './error-handler.ts';
+import { stopGracefully } from './graceful-stop.ts';
 import { healthRoutes, type Health } from './health.ts';
 import { acceptIdempotencyKeys } from './idempotency.ts';
 import { acceptJson } from './json-body.ts';
 import { createMetrics, metricsRoutes, observeRequests, type Metrics } from './metrics.ts';
 import { describeApi, documentationRoutes, type WebhookDescriptions } from './openapi.ts';
 import { refuseOtherMethods } from './other-methods.ts';
-import { limitRate, protectBrowsers, shedLoad, stopGracefully } from './protection.ts';
+import { limitRate, protectBrowsers, shedLoad } from './protection.ts';
 import { MOST_FIELDS, MOST_FILES } from './receive-files.ts';
 import { logRequests, requestIdOf } from './request-log.ts';
 import type { SignedLinks } from './signed-links.ts';
@@ -63,6 +64,7 @@ export async function createHttpServer(options: HttpServerOptions): Promise<App>
   const { config, log, apiKeys, health, routes, links = noLinks } = options;
   const { metrics = createMetrics() } = options;
   const version = readVersion();
+  const stopTimeoutMs = config.SHUTDOWN_TIMEOUT_SECONDS * 1000;
   const loggerInstance: FastifyBaseLogger = log;
   const app: App = Fastify({
     loggerInstance,
@@ -76,6 +78,8 @@ export async function createHttpServer(options: HttpServerOptions): Promise<App>
     requestTimeout: 3_600_000,
     // The app answers those itself, see `stopGracefully`.
     return503OnClosing: false,
+    // Its wait is a hook, which would be given up after this.
+    pluginTimeout: stopTimeoutMs + 10_000,
     routerOptions: { maxParamLength: 300 },
     frameworkErrors: answerError,
     clientErrorHandler: answerClientError,
@@ -90,7 +94,7 @@ export async function createHttpServer(options: HttpServerOptions): Promise<App>
   observeRequests(app, metrics);
   await protectBrowsers(app, config);
   await shedLoad(app, config.LAG_LIMIT_MS);
-  stopGracefully(app, config.SHUTDOWN_TIMEOUT_SECONDS * 1000);
+  stopGracefully(app, stopTimeoutMs);
   identifyCallers(app, apiKeys);
   await limitRate(app, config.RATE_LIMIT_PER_MINUTE);
   refuseOtherMethods(app);

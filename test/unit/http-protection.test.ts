@@ -1,8 +1,3 @@
-import { once } from 'node:events';
-import { PassThrough } from 'node:stream';
-import { text } from 'node:stream/consumers';
-import { get, type IncomingMessage } from 'node:http';
-import { connect } from 'node:net';
 import { setImmediate } from 'node:timers/promises';
 import type { FastifyPluginAsyncZod } from 'fastify-type-provider-zod';
 import { afterEach, describe, expect, it } from 'vitest';
@@ -11,24 +6,7 @@ import { createTestApp, type TestAppOptions } from '../support/http.ts';
 
 const routes: FastifyPluginAsyncZod = async (app) => {
   app.get('/thing', async () => ({}));
-  app.get('/events', (request, reply) => {
-    const events = new PassThrough();
-    events.write('data: hello\n\n');
-    request.server.stopping.addEventListener('abort', () => events.end('data: bye\n\n'), { once: true });
-    return reply.type('text/event-stream').send(events);
-  });
-  app.get('/endless', (_request, reply) => {
-    const endless = new PassThrough();
-    endless.write('and on');
-    return reply.send(endless);
-  });
 };
-
-const holding =
-  (held: PassThrough): FastifyPluginAsyncZod =>
-  async (app) => {
-    app.get('/held', (_request, reply) => reply.send(held));
-  };
 
 const closers: (() => Promise<void>)[] = [];
 afterEach(async () => {
@@ -170,54 +148,6 @@ it('sheds requests while the event loop lags, but not health', async () => {
   expect(response.headers['retry-after']).toBe('5');
   expect((await app.inject('/health')).statusCode).toBe(200);
 });
-
-describe('a graceful stop', () => {
-  it('ends streams that have no end of their own', async () => {
-    const { app } = await createTestApp({ routes: [routes] });
-    const url = await app.listen({ host: '127.0.0.1', port: 0 });
-    const received = text(await open(`${url}/events`));
-    await app.close();
-    expect(await received).toBe('data: hello\n\ndata: bye\n\n');
-  });
-
-  it('finishes what was begun, and turns away what comes after', async () => {
-    const held = new PassThrough();
-    const refused = Promise.withResolvers<void>();
-    const { app } = await createTestApp({
-      routes: [routes, holding(held)],
-      onLog: (line) => line.includes('a request was not served') && refused.resolve(),
-    });
-    const url = new URL(await app.listen({ host: '127.0.0.1', port: 0 }));
-    const socket = connect({ host: url.hostname, port: Number(url.port) });
-    const received = text(socket);
-    held.write('begun, ');
-    socket.write('GET /held HTTP/1.1\r\nHost: localhost\r\n\r\n');
-    await once(socket, 'readable');
-    const closed = app.close();
-    socket.write('GET /thing HTTP/1.1\r\nHost: localhost\r\n\r\n');
-    await refused.promise;
-    held.end('finished');
-    expect(await received).toMatch(
-      /^HTTP\/1\.1 200 OK.*begun, .*finished.*HTTP\/1\.1 503 .*"code":"overloaded"/s,
-    );
-    await closed;
-  });
-
-  it('cuts what does not end in time', async () => {
-    const { app } = await createTestApp({ routes: [routes], settings: { SHUTDOWN_TIMEOUT_SECONDS: '1' } });
-    const url = await app.listen({ host: '127.0.0.1', port: 0 });
-    const endless = await open(`${url}/endless`);
-    const cut = once(endless, 'error');
-    await app.close();
-    expect(await cut).toEqual([expect.objectContaining({ code: 'ECONNRESET' })]);
-  });
-});
-
-function open(url: string): Promise<IncomingMessage> {
-  return new Promise((resolve, reject) => {
-    get(url, resolve).on('error', reject);
-  });
-}
 
 function block(ms: number): void {
   Atomics.wait(new Int32Array(new SharedArrayBuffer(4)), 0, 0, ms);
