@@ -1,22 +1,11 @@
 // Money: limits that hold before and after renting, books that agree with the provider's bill, and credit that is watched.
 import { setTimeout as sleep } from 'node:timers/promises';
-import { describe, expect, it } from 'vitest';
+import { describe, expect } from 'vitest';
 import type { JobCost } from '../../src/jobs/cost.ts';
 import type { OfferSpec } from '../doubles/vast/index.ts';
-import { service, start as startRenting, useRenting, vast } from '../support/renting.ts';
+import { it as renting, type Instance, type Renting } from '../support/renting.ts';
 import { emptyImage } from '../support/workflows.ts';
 
-interface Instance {
-  id: string;
-  status: string;
-  message: string | null;
-  pricePerHourUsd: number | null;
-  costUsd: number;
-  expiresAt: string | null;
-  terminationReason: string | null;
-  terminationDetail: string | null;
-  rentals: { providerInstanceId: string | null }[];
-}
 interface Job {
   id: string;
   status: string;
@@ -70,42 +59,30 @@ const rich = {
   MAX_SPEND_PER_DAY_USD: 'none',
   MAX_SPEND_PER_MONTH_USD: 'none',
   CREDIT_RESERVE_HOURS: '0',
-  FLEET_MAX: '0',
 };
 
-useRenting();
+/** Nothing is rented but what a test asks for. */
+const it = renting.override(
+  'start',
+  ({ start }) =>
+    ({ env, ...options } = {}) =>
+      start({ ...options, env: { FLEET_MAX: '0', ...env } }),
+);
 
-const start = (options: Parameters<typeof startRenting>[0] = {}, env: Record<string, string> = {}) =>
-  startRenting(options, { FLEET_MAX: '0', ...env });
-
-async function post<T>(path: string, json: object = {}) {
-  return service.call<T>(path, { method: 'POST', json });
-}
-
-async function rent(json: object = {}): Promise<Instance> {
-  const { status, body } = await post<Instance>('/instances', json);
-  expect(status).toBe(202);
-  return service.until<Instance>(
-    `/instances/${body.id}`,
-    (instance) => instance.status === 'ready' || instance.status === 'terminated',
-  );
-}
-
-async function end(id: string): Promise<Instance> {
-  await service.call(`/instances/${id}`, { method: 'DELETE' });
-  return service.until<Instance>(`/instances/${id}`, ({ status }) => status === 'terminated');
-}
-
-async function run(instanceId: string): Promise<Job> {
+async function run({ post, service }: Pick<Renting, 'post' | 'service'>, instanceId: string): Promise<Job> {
   const { body } = await post<Job>('/jobs', { workflow: emptyImage, instanceId });
   return service.until<Job>(`/jobs/${body.id}`, ({ status }) => status === 'succeeded');
 }
 
 const cents = (usd: number) => Math.round(usd * 100);
 
-describe('limits', () => {
-  it('on the price of all machines hold in a burst, and say by how much they would be passed', async () => {
-    await start({}, { MAX_TOTAL_PRICE_PER_HOUR_USD: '1', MAX_INSTANCES: '10' });
+describe.concurrent('limits', () => {
+  it('on the price of all machines hold in a burst, and say by how much they would be passed', async ({
+    start,
+  }) => {
+    const { service, post, instanceWhen } = await start({
+      env: { MAX_TOTAL_PRICE_PER_HOUR_USD: '1', MAX_INSTANCES: '10' },
+    });
     const answers = await Promise.all(
       Array.from({ length: 8 }, () =>
         post<Problem & Instance>('/instances', { requirements: { maxPricePerHourUsd: 0.4 } }),
@@ -124,8 +101,8 @@ describe('limits', () => {
     }
     const accepted = answers.filter(({ status }) => status === 202);
     for (const { body } of accepted) {
-      await service.until<Instance>(
-        `/instances/${body.id}`,
+      await instanceWhen(
+        body.id,
         ({ status, message }) => status === 'ready' || message?.startsWith('A spending limit') === true,
       );
     }
@@ -135,68 +112,65 @@ describe('limits', () => {
     expect(total).toBeLessThanOrEqual(1);
   });
 
-  it('on a day look at the worst case: what cannot be paid for all its life is not rented', async () => {
-    await start(
-      {},
-      {
+  it('on a day look at the worst case: what cannot be paid for all its life is not rented', async ({
+    start,
+  }) => {
+    const { vast, post, settled, instanceWhen } = await start({
+      env: {
         // Whenever they begin, 18 hours of it lie in one day.
         INSTANCE_MAX_LIFETIME_HOURS: '36',
         MAX_SPEND_PER_DAY_USD: '2',
         MAX_SPEND_PER_MONTH_USD: '2',
         SEARCH_TIMEOUT_SECONDS: '1',
       },
-    );
+    });
     const { body } = await post<Instance>('/instances', { requirements: { minVramGb: 24 } });
-    const ended = await service.until<Instance>(
-      `/instances/${body.id}`,
-      ({ status }) => status === 'terminated',
-    );
+    const ended = await instanceWhen(body.id, 'terminated');
     expect(ended).toMatchObject({ terminationReason: 'limit_reached', costUsd: 0 });
     expect(ended.terminationDetail).toMatch(/MAX_SPEND_PER_(DAY|MONTH)_USD is 2 USD/);
     expect(vast.counters.created).toBe(0);
 
-    const short = await rent({ requirements: { minVramGb: 24 }, maxLifetimeHours: 1 });
+    const short = await settled({ requirements: { minVramGb: 24 }, maxLifetimeHours: 1 });
     expect(short.status).toBe('ready');
   });
 
-  it('refuse at once what could not even be paid at the lowest price', async () => {
-    await start({}, { MAX_SPEND_PER_MONTH_USD: '0.1' });
+  it('refuse at once what could not even be paid at the lowest price', async ({ start }) => {
+    const { post } = await start({ env: { MAX_SPEND_PER_MONTH_USD: '0.1' } });
     const { status, body } = await post<Problem>('/instances');
     expect(status).toBe(402);
     expect(body).toMatchObject({ limitName: 'MAX_SPEND_PER_MONTH_USD', limit: 0.1, committed: 0 });
   });
 
-  it('refuse a chosen offer that is dearer than one machine may be', async () => {
-    await start({ offers: [dear] });
+  it('refuse a chosen offer that is dearer than one machine may be', async ({ start }) => {
+    const { vast, service, post, instanceWhen } = await start({ vast: { offers: [dear] } });
     vast.knobs.search.unappliedFilters.push('dph_total');
     const { body: offers } = await service.call<{ rejected: { id: string }[] }>('/offers');
     const { body } = await post<Instance>('/instances', { offerId: offers.rejected[0]?.id });
-    const ended = await service.until<Instance>(
-      `/instances/${body.id}`,
-      ({ status }) => status === 'terminated',
-    );
+    const ended = await instanceWhen(body.id, 'terminated');
     expect(ended.terminationReason).toBe('limit_reached');
     expect(vast.liveRentals()).toHaveLength(0);
   });
 
-  it('are kept by the running total too, when a host raises its price and the machine cannot be destroyed for a while', async () => {
-    await start(
-      { offers: [dear] },
-      {
+  it('are kept by the running total too, when a host raises its price and the machine cannot be destroyed for a while', async ({
+    start,
+  }) => {
+    const { vast, settled, instanceWhen } = await start({
+      vast: { offers: [dear] },
+      env: {
         ...rich,
         MAX_SPEND_PER_DAY_USD: '4',
         INSTANCE_MAX_LIFETIME_HOURS: '0.02',
         DRAIN_LIMIT_MINUTES: '0',
         DESTROY_RESERVE_HOURS: String(10 / 3600),
       },
-    );
-    const ready = await rent();
+    });
+    const ready = await settled();
     expect(ready.status).toBe('ready');
     const rentalId = Number(ready.rentals[0]?.providerInstanceId);
     vast.knobs.faults.destroy.push(...Array.from({ length: 10_000 }, () => 'noop' as const));
     for (let times = 0; times < 3; times += 1) vast.strike(rentalId, 'price-raised');
-    const ending = await service.until<Instance>(
-      `/instances/${ready.id}`,
+    const ending = await instanceWhen(
+      ready.id,
       ({ terminationReason }) => terminationReason === 'limit_reached',
       30_000,
     );
@@ -205,34 +179,41 @@ describe('limits', () => {
     );
     await sleep(8000);
     vast.knobs.faults.destroy.length = 0;
-    await service.until<Instance>(`/instances/${ready.id}`, ({ status }) => status === 'terminated');
+    await instanceWhen(ready.id, 'terminated');
     const spent = vast.bill()[0]?.totalUsd ?? Infinity;
     expect(spent).toBeGreaterThan(1);
     expect(spent).toBeLessThanOrEqual(4);
   });
 
-  it('on the life of an instance end it, and a request may ask for less but not for more', async () => {
-    await start({}, { INSTANCE_MAX_LIFETIME_HOURS: '2' });
+  it('on the life of an instance end it, and a request may ask for less but not for more', async ({
+    start,
+  }) => {
+    const { vast, service, post, settled, instanceWhen } = await start({
+      env: { INSTANCE_MAX_LIFETIME_HOURS: '2' },
+    });
     const before = Date.now();
     const long = await post<Instance>('/instances', { maxLifetimeHours: 100 });
     expect(Date.parse(long.body.expiresAt ?? '') - before).toBeLessThan(2.1 * 3_600_000);
-    const { id } = await rent({ maxLifetimeHours: 1 });
+    const { id } = await settled({ maxLifetimeHours: 1 });
     await service.service.database.db
       .updateTable('instances')
       .set({ expires_at: new Date(Date.now() - 1000) })
       .where('id', '=', id)
       .execute();
-    const ended = await service.until<Instance>(`/instances/${id}`, ({ status }) => status === 'terminated');
+    const ended = await instanceWhen(id, 'terminated');
     expect(ended.terminationReason).toBe('lifetime_reached');
     expect(vast.liveRentals()).toHaveLength(1);
   });
 });
 
-describe('the books', () => {
-  it('agree with the bill of the provider to the cent, and are divided among the jobs without a rest', async () => {
-    await start({ offers: [dear] }, rich);
-    const { id } = await rent();
-    const jobs = [await run(id), await run(id), await run(id)];
+describe.concurrent('the books', () => {
+  it('agree with the bill of the provider to the cent, and are divided among the jobs without a rest', async ({
+    start,
+  }) => {
+    const world = await start({ vast: { offers: [dear] }, env: rich });
+    const { vast, service, settled, end } = world;
+    const { id } = await settled();
+    const jobs = [await run(world, id), await run(world, id), await run(world, id)];
     const ended = await end(id);
 
     const { body: costs } = await service.call<Costs>(`/costs?groupBy=instance&instanceId=${id}`);
@@ -259,25 +240,24 @@ describe('the books', () => {
     }
   });
 
-  it('follow a price that the host raises while the machine cannot be destroyed', async () => {
-    await start({ offers: [dear] }, rich);
-    const { id, rentals } = await rent();
+  it('follow a price that the host raises while the machine cannot be destroyed', async ({ start }) => {
+    const { vast, service, settled, instanceWhen } = await start({ vast: { offers: [dear] }, env: rich });
+    const { id, rentals } = await settled();
     vast.knobs.faults.destroy.push(...Array.from({ length: 1000 }, () => 'noop' as const));
     await service.call(`/instances/${id}`, { method: 'DELETE' });
     vast.strike(Number(rentals[0]?.providerInstanceId), 'price-raised');
-    const ending = await service.until<Instance>(
-      `/instances/${id}`,
-      ({ pricePerHourUsd }) => (pricePerHourUsd ?? 0) > 2 * 90,
-      10_000,
-    );
+    const ending = await instanceWhen(id, ({ pricePerHourUsd }) => (pricePerHourUsd ?? 0) > 2 * 90, 10_000);
     expect(ending.status).toBe('terminating');
     vast.knobs.faults.destroy.length = 0;
-    await service.until<Instance>(`/instances/${id}`, ({ status }) => status === 'terminated');
+    await instanceWhen(id, 'terminated');
   });
 
-  it('add up by day, by instance and by key, page by page', async () => {
-    await start({ offers: [dear] }, { ...rich, MAX_INSTANCES: '2' });
-    const ids = [(await rent()).id, (await rent()).id];
+  it('add up by day, by instance and by key, page by page', async ({ start }) => {
+    const { service, settled, end } = await start({
+      vast: { offers: [dear] },
+      env: { ...rich, MAX_INSTANCES: '2' },
+    });
+    const ids = [(await settled()).id, (await settled()).id];
     for (const id of ids) await end(id);
     const { body: byDay } = await service.call<Costs>('/costs');
     const { body: byKey } = await service.call<Costs>('/costs?groupBy=apiKey');
@@ -299,8 +279,10 @@ describe('the books', () => {
     expect(none).toMatchObject({ items: [], total: { totalUsd: 0 } });
   });
 
-  it('begin with the month of their last day unless told, have no year 0, and say so of the field that names it', async () => {
-    await start();
+  it('begin with the month of their last day unless told, have no year 0, and say so of the field that names it', async ({
+    start,
+  }) => {
+    const { service } = await start();
     const past = await service.call<{ from: string }>('/costs?to=2026-01-31');
     expect(past).toMatchObject({ status: 200, body: { from: '2026-01-01' } });
     for (const field of ['from', 'to']) {
@@ -313,26 +295,29 @@ describe('the books', () => {
     expect((await service.call('/costs?from=0001-01-01&to=9999-12-31')).status).toBe(200);
   });
 
-  it('show what is still billing, and are then not final', async () => {
-    await start({ offers: [dear] }, rich);
-    await rent();
+  it('show what is still billing, and are then not final', async ({ start }) => {
+    const { service, settled } = await start({ vast: { offers: [dear] }, env: rich });
+    await settled();
     const { body } = await service.call<Costs>('/costs');
     expect(body.total.totalUsd).toBeGreaterThan(0);
     expect(body.total.final).toBe(false);
   });
 });
 
-describe('an estimate', () => {
-  it('is made from offers before anything is rented, and from a ready instance and past runs then', async () => {
-    await start();
+describe.concurrent('an estimate', () => {
+  it('is made from offers before anything is rented, and from a ready instance and past runs then', async ({
+    start,
+  }) => {
+    const world = await start();
+    const { vast, post, settled } = world;
     const { body: offered } = await post<Estimate>('/jobs/estimate', { workflow: emptyImage });
     expect(offered).toMatchObject({ place: 'offer', run: { basis: 'assumed', samples: 0 }, obstacle: null });
     expect(offered.bootSeconds).toBeGreaterThan(60);
     expect(offered.worstCaseUsd).toBeGreaterThan(offered.expected?.totalUsd ?? Infinity);
     expect(vast.counters.created).toBe(0);
 
-    const { id } = await rent();
-    await run(id);
+    const { id } = await settled();
+    await run(world, id);
     const changed = structuredClone(emptyImage);
     const image = changed['1'];
     if (image === undefined) throw new Error('The workflow has changed.');
@@ -347,10 +332,9 @@ describe('an estimate', () => {
     expect(ready.expected?.totalUsd).toBeLessThan(offered.expected?.totalUsd ?? 0);
   });
 
-  it('counts in the worst case every machine that may be tried before one gets ready', async () => {
-    await start(
-      {},
-      {
+  it('counts in the worst case every machine that may be tried before one gets ready', async ({ start }) => {
+    const { post } = await start({
+      env: {
         MAX_PRICE_PER_HOUR_USD: '0.9',
         MAX_RENTALS_PER_INSTANCE: '3',
         JOB_MAX_ATTEMPTS: '2',
@@ -358,7 +342,7 @@ describe('an estimate', () => {
         STARTING_TIMEOUT_SECONDS: '1800',
         JOB_TIME_LIMIT_SECONDS: '3600',
       },
-    );
+    });
     const { body } = await post<Estimate>('/jobs/estimate');
     // An hour for each boot, the first at the price of the offer, and for each of two runs.
     const hoursAtHighestPrice = 2 * (3 + 1) - 1;
@@ -366,8 +350,8 @@ describe('an estimate', () => {
     expect(body.worstCaseUsd).toBeLessThan((hoursAtHighestPrice + 2) * 0.9);
   });
 
-  it('says what stands in the way', async () => {
-    await start({}, { MAX_SPEND_PER_DAY_USD: '0.5', MAX_SPEND_PER_MONTH_USD: '0.5' });
+  it('says what stands in the way', async ({ start }) => {
+    const { post } = await start({ env: { MAX_SPEND_PER_DAY_USD: '0.5', MAX_SPEND_PER_MONTH_USD: '0.5' } });
     const { body: dearer } = await post<Estimate>('/jobs/estimate');
     expect(dearer.obstacle).toMatch(/MAX_SPEND_PER_/);
     const { body: nothing } = await post<Estimate>('/jobs/estimate', { requirements: { minVramGb: 600 } });
@@ -376,17 +360,19 @@ describe('an estimate', () => {
     expect({ status, code: body.code }).toEqual({ status: 422, code: 'workflow_format_ui' });
   });
 
-  it('without requirements is made for the machine that the fleet would rent', async () => {
-    await start({}, { FLEET_REQUIREMENTS: '{"minVramGb":40,"maxPricePerHourUsd":0.9}' });
+  it('without requirements is made for the machine that the fleet would rent', async ({ start }) => {
+    const { post } = await start({
+      env: { FLEET_REQUIREMENTS: '{"minVramGb":40,"maxPricePerHourUsd":0.9}' },
+    });
     const { body: own } = await post<Estimate>('/jobs/estimate', { requirements: {} });
     expect(own.offer?.vramGb).toBeLessThan(40);
     const { body: ours } = await post<Estimate>('/jobs/estimate');
     expect(ours.offer?.vramGb).toBeGreaterThanOrEqual(40);
   });
 
-  it('says that there may be no further instance', async () => {
-    await start({}, { MAX_INSTANCES: '1' });
-    await rent();
+  it('says that there may be no further instance', async ({ start }) => {
+    const { post, settled } = await start({ env: { MAX_INSTANCES: '1' } });
+    await settled();
     const wanted = { requirements: { minVramGb: 40 } };
     const { body } = await post<Estimate>('/jobs/estimate', wanted);
     expect(body).toMatchObject({ place: 'offer', obstacle: expect.stringMatching(/MAX_INSTANCES/) });
@@ -394,9 +380,9 @@ describe('an estimate', () => {
     expect(refused.limitName).toBe('MAX_INSTANCES');
   });
 
-  it('does not count on an instance that does not answer', async () => {
-    await start({}, { INSTANCE_CHECK_SECONDS: '600' });
-    const { id } = await rent();
+  it('does not count on an instance that does not answer', async ({ start }) => {
+    const { service, post, settled } = await start({ env: { INSTANCE_CHECK_SECONDS: '600' } });
+    const { id } = await settled();
     const { db } = service.service.database;
     await db.updateTable('instances').set({ unreachable_since: new Date() }).execute();
     expect((await post<Estimate>('/jobs/estimate')).body.place).toBe('offer');
@@ -405,13 +391,16 @@ describe('an estimate', () => {
   });
 });
 
-describe('credit', () => {
-  it('that runs low is told in health and metrics, and nothing more is rented', async () => {
-    await start({ creditUsd: 25 }, { CREDIT_CHECK_SECONDS: '1', SEARCH_TIMEOUT_SECONDS: '1' });
+describe.concurrent('credit', () => {
+  it('that runs low is told in health and metrics, and nothing more is rented', async ({ start }) => {
+    const { vast, service, post, settled } = await start({
+      vast: { creditUsd: 25 },
+      env: { CREDIT_CHECK_SECONDS: '1', SEARCH_TIMEOUT_SECONDS: '1' },
+    });
     interface Health {
       parts: { credit: { status: string } };
     }
-    await rent();
+    await settled();
     await service.until<Health>('/health', ({ parts }) => parts.credit.status === 'ok');
     vast.state.creditUsd = 0.3;
     await service.until<Health>('/health', ({ parts }) => parts.credit.status === 'degraded');

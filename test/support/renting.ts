@@ -1,8 +1,8 @@
-// The whole service with a double of vast.ai, anew for each test of a file: instances are rented through the API.
-import { afterEach, expect } from 'vitest';
+// The whole service with a double of vast.ai, anew for each test, which others may run beside: instances are rented through the API.
+import { expect, it as base } from 'vitest';
 import { startVastDouble, type VastDouble } from '../doubles/vast/index.ts';
 import { instantPhases } from '../doubles/vast/knobs.ts';
-import { startTestService, type TestService } from './service.ts';
+import { startTestService, type Answer, type TestService } from './service.ts';
 
 interface Rental {
   number: number;
@@ -16,6 +16,7 @@ interface Rental {
 
 export interface Instance {
   id: string;
+  origin: string;
   status: string;
   phase: string | null;
   message: string | null;
@@ -27,35 +28,86 @@ export interface Instance {
   rentals: Rental[];
   terminationReason: string | null;
   terminationDetail: string | null;
+  expiresAt: string | null;
 }
 
-/** Those of the test that runs. */
-export let vast: VastDouble;
-export let service: TestService;
-
-/** Called once at the top of a file: what a test has started is stopped after it. */
-export function useRenting(): void {
-  afterEach(async () => {
-    await service.stop();
-    await vast.stop();
-  });
+export interface Renting {
+  readonly vast: VastDouble;
+  readonly service: TestService;
+  readonly post: <T>(path: string, json?: object) => Promise<Answer<T>>;
+  /** Asks for an instance; resolves with it as it was accepted. */
+  readonly rent: (json?: object) => Promise<Instance>;
+  /** Asks for an instance, and waits until it is ready or has ended. */
+  readonly settled: (json?: object) => Promise<Instance>;
+  /** Asks for an instance, and waits until it is ready. */
+  readonly readyInstance: (json?: object) => Promise<Instance>;
+  /** The instance once it has this status, or once `done` says so; rejects after `limitMs` with what it is then. */
+  readonly instanceWhen: (
+    id: string,
+    done: string | ((instance: Instance) => boolean),
+    limitMs?: number,
+  ) => Promise<Instance>;
+  /** Asks for the end of an instance, and waits until it has ended. */
+  readonly end: (id: string) => Promise<Instance>;
 }
 
-/** Called first in each test. */
-export async function start(
-  options: Parameters<typeof startVastDouble>[0] = {},
-  env: Record<string, string> = {},
-): Promise<void> {
-  vast = await startVastDouble({ ...options, knobs: { phases: instantPhases, ...options.knobs } });
-  service = await startTestService({ vast, env });
+export interface RentingOptions {
+  /** Machines load and boot at once, unless it is said here. */
+  vast?: Parameters<typeof startVastDouble>[0];
+  env?: Record<string, string>;
+  comfyUrls?: string[];
 }
 
-export async function rent(json: object = {}): Promise<Instance> {
-  const { status, headers, body } = await service.call<Instance>('/instances', { method: 'POST', json });
-  expect(status).toBe(202);
-  expect(headers.get('location')).toBe(`/instances/${body.id}`);
-  return body;
+export type StartRenting = (options?: RentingOptions) => Promise<Renting>;
+
+/** A test that starts what it rents with by `start`, as often as it likes; all of it is stopped after the test. */
+// oxlint-disable-next-line no-empty-pattern -- Vitest reads from it which other fixtures are needed
+export const it = base.extend('start', async ({}, { onCleanup }) => {
+  const open = new AsyncDisposableStack();
+  onCleanup(() => open.disposeAsync());
+  const start: StartRenting = async (options = {}) => {
+    const vast = await startVastDouble({
+      ...options.vast,
+      knobs: { phases: instantPhases, ...options.vast?.knobs },
+    });
+    open.defer(() => vast.stop());
+    const { env = {}, comfyUrls = [] } = options;
+    const service = await startTestService({ vast, env, comfyUrls });
+    open.defer(() => service.stop());
+    return createRenting(vast, service);
+  };
+  return start;
+});
+
+function createRenting(vast: VastDouble, service: TestService): Renting {
+  const renting: Renting = {
+    vast,
+    service,
+    post: (path, json = {}) => service.call(path, { method: 'POST', json }),
+    async rent(json) {
+      const { status, headers, body } = await renting.post<Instance>('/instances', json);
+      expect(status).toBe(202);
+      expect(headers.get('location')).toBe(`/instances/${body.id}`);
+      return body;
+    },
+    async settled(json) {
+      const { id } = await renting.rent(json);
+      return renting.instanceWhen(id, isSettled);
+    },
+    async readyInstance(json) {
+      const { id } = await renting.rent(json);
+      return renting.instanceWhen(id, 'ready');
+    },
+    instanceWhen(id, done, limitMs) {
+      const isDone = typeof done === 'string' ? ({ status }: Instance) => status === done : done;
+      return service.until<Instance>(`/instances/${id}`, isDone, limitMs);
+    },
+    async end(id) {
+      await service.call(`/instances/${id}`, { method: 'DELETE' });
+      return renting.instanceWhen(id, 'terminated');
+    },
+  };
+  return renting;
 }
 
-export const settled = (instance: Instance): boolean =>
-  instance.status === 'ready' || instance.status === 'terminated';
+export const isSettled = ({ status }: Instance): boolean => status === 'ready' || status === 'terminated';
