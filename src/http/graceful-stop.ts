@@ -1,4 +1,7 @@
-// The end of service: what was begun is answered to the last byte, what comes after is turned away, and nothing else is waited for.
+// The end of service: what was begun is answered to the last byte, and nothing else is waited for.
+import { once } from 'node:events';
+import type { ServerResponse } from 'node:http';
+import { Server, type Socket } from 'node:net';
 import type { FastifyInstance } from 'fastify';
 import { ServiceError } from '../errors.ts';
 
@@ -10,13 +13,11 @@ declare module 'fastify' {
 }
 
 /**
- * Lets the app close as soon as the answers that are under way have been sent, or after `timeoutMs` where some do not end. Node's
+ * Has the app close as soon as the answers that are under way have been sent, or after `timeoutMs` where some do not end. Node's
  * own close cuts off what of an answer still waits in memory for a slow reader, and waits for connections that never ask.
  */
 export function stopGracefully(app: FastifyInstance, timeoutMs: number): void {
   const stopping = new AbortController();
-  const answers = answersUnderWay(app);
-  let cut: NodeJS.Timeout | undefined;
   app.decorate('stopping', stopping.signal);
   app.addHook('onRequest', async (request) => {
     if (!stopping.signal.aborted || request.routeOptions.config.unlimited === true) return;
@@ -29,32 +30,32 @@ export function stopGracefully(app: FastifyInstance, timeoutMs: number): void {
     if (stopping.signal.aborted) reply.header('connection', 'close');
     done();
   });
+
+  /** Every connection, with its answers that are under way. */
+  const connections = new Map<Socket, Set<ServerResponse>>();
+  app.server.on('connection', (socket) => {
+    connections.set(socket, new Set());
+    socket.once('close', () => connections.delete(socket));
+  });
+  app.server.on('request', ({ socket }, answer) => {
+    const answers = connections.get(socket);
+    answers?.add(answer);
+    // Its last byte is with the system, or its connection is gone.
+    answer.once('close', () => {
+      answers?.delete(answer);
+      if (answers?.size === 0 && stopping.signal.aborted) socket.destroySoon();
+    });
+  });
   app.addHook('preClose', async () => {
     stopping.abort(new Error('The service is stopping.'));
-    const timeIsUp = new Promise<void>((resolve) => {
-      cut = setTimeout(() => {
-        app.server.closeAllConnections();
-        resolve();
-      }, timeoutMs);
-    });
-    await Promise.race([answers.ended(), timeIsUp]);
-    app.server.closeAllConnections();
+    const closed = once(app.server, 'close');
+    // Only this much of an HTTP server's close: nobody new is let in.
+    Server.prototype.close.call(app.server);
+    for (const [socket, answers] of connections) if (answers.size === 0) socket.destroy();
+    const cut = setTimeout(() => {
+      for (const socket of connections.keys()) socket.destroy();
+    }, timeoutMs);
+    await closed;
+    clearTimeout(cut);
   });
-  app.addHook('onClose', async () => clearTimeout(cut));
-}
-
-/** Follows every answer from its request until its last byte is with the system, or its connection is gone. */
-function answersUnderWay(app: FastifyInstance): { ended(): Promise<void> } {
-  const underWay = new Set<Promise<void>>();
-  app.server.on('request', (_request, answer) => {
-    const sent = new Promise<void>((resolve) => answer.once('close', resolve));
-    underWay.add(sent);
-    void sent.then(() => underWay.delete(sent));
-  });
-  return {
-    async ended() {
-      // Others may have come meanwhile.
-      while (underWay.size > 0) await Promise.all(underWay);
-    },
-  };
 }

@@ -104,6 +104,23 @@ describe('a graceful stop', () => {
     expect(silent.bytesRead).toBe(0);
   });
 
+  it('lets nobody in meanwhile, so that a browser takes up its events again elsewhere or later', async () => {
+    const held = new PassThrough();
+    const { app } = await createTestApp({ routes: [routes, holding(held)] });
+    const url = await app.listen({ host: '127.0.0.1', port: 0 });
+    const agent = new Agent({ keepAlive: true });
+    await text(await open(`${url}/thing`, agent));
+    held.write('begun');
+    const answer = await open(`${url}/held`);
+    const closed = app.close();
+    await expect.poll(() => Object.keys(agent.freeSockets)).toEqual([]);
+    for (const by of [agent, new Agent()])
+      await expect(open(`${url}/thing`, by)).rejects.toThrow('ECONNREFUSED');
+    held.end();
+    await text(answer);
+    await closed;
+  });
+
   it('cuts what does not end in time', async () => {
     const { app } = await createTestApp({ routes: [routes], settings: { SHUTDOWN_TIMEOUT_SECONDS: '1' } });
     const url = await app.listen({ host: '127.0.0.1', port: 0 });
