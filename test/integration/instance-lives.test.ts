@@ -2,6 +2,7 @@
 import { sql } from 'kysely';
 import { describe, expect } from 'vitest';
 import { instantPhases } from '../doubles/vast/knobs.ts';
+import { eventually } from '../support/eventually.ts';
 import { isSettled, it, type Instance, type Renting, type StartRenting } from '../support/renting.ts';
 
 describe.concurrent('a rented instance', () => {
@@ -153,7 +154,7 @@ describe.concurrent('a rented instance', () => {
     `.execute(db);
     const failingSince = async () =>
       (await db.selectFrom('instances').select('failing_since').executeTakeFirstOrThrow()).failing_since;
-    await expect.poll(failingSince).toBeInstanceOf(Date);
+    await eventually(async () => expect(await failingSince()).toBeInstanceOf(Date));
     expect((await service.call<Instance>(`/instances/${id}`)).body.status).toBe('ready');
     await db
       .updateTable('instances')

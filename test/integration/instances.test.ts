@@ -2,6 +2,7 @@
 import { describe, expect } from 'vitest';
 import { defaultOffers } from '../doubles/vast/index.ts';
 import { instantPhases } from '../doubles/vast/knobs.ts';
+import { eventually } from '../support/eventually.ts';
 import { isSettled, it } from '../support/renting.ts';
 
 interface Problem {
@@ -309,9 +310,11 @@ describe.concurrent('renting an instance', () => {
     // As if a look had found no answer.
     const troubled = { trouble: 'timeout', trouble_since: new Date() } as const;
     await db.updateTable('rentals').set(troubled).where('status', '=', 'active').execute();
-    await expect
-      .poll(() => db.selectFrom('rentals').select(['certificate_fingerprint', 'trouble']).execute())
-      .toEqual([{ certificate_fingerprint: null, trouble: null }]);
+    await eventually(async () =>
+      expect(await db.selectFrom('rentals').select(['certificate_fingerprint', 'trouble']).execute()).toEqual(
+        [{ certificate_fingerprint: null, trouble: null }],
+      ),
+    );
   });
 
   it('refuses a machine that speaks plain HTTP where HTTPS was asked for, without showing it the secret', async ({

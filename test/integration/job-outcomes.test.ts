@@ -7,6 +7,7 @@ import type { Workflow } from '../../src/jobs/job.ts';
 import type { JobView } from '../../src/jobs/presentation.ts';
 import type { ComfyKnobs, ComfyVersion, SimulatedNode } from '../doubles/comfyui/index.ts';
 import { defaultKnobs } from '../doubles/comfyui/knobs.ts';
+import { eventually } from '../support/eventually.ts';
 import { fresh } from '../support/jobs.ts';
 import { setStage, type Play, type Stage } from '../support/outcomes.ts';
 import { emptyImage, failingRegex, scaledImage, slowFrames, slowList } from '../support/workflows.ts';
@@ -28,7 +29,6 @@ interface Line {
 const newer: ComfyVersion = '0.33.0';
 const both: ComfyVersion[] = ['0.33.0', '0.3.64'];
 const MB = 1024 * 1024;
-const patience = { timeout: 15_000 };
 /** Long enough for something to happen meanwhile. */
 const slowly = rendering({ durationMs: 800, steps: 20 });
 
@@ -333,7 +333,7 @@ const lines: Line[] = [
       const id = await submit(fresh(slowList));
       await when(id, isExecuting);
       await cancel(id);
-      await expect.poll(() => double.counters.interruptsReceived, patience).toBeGreaterThan(0);
+      await eventually(() => expect(double.counters.interruptsReceived).toBeGreaterThan(0));
       double.knobs.hangingNode = null;
       expect(await ended(id)).toMatchObject({ status: 'canceled', attempts: [{ outcome: 'canceled' }] });
     },
@@ -404,7 +404,7 @@ const lines: Line[] = [
     knobs: { cutDownloadAfterBytes: 40 },
     async play({ submit, ended, read, double }) {
       const id = await submit(fresh(emptyImage));
-      await expect.poll(() => double.counters.requests['GET /view'] ?? 0, patience).toBeGreaterThan(1);
+      await eventually(() => expect(double.counters.requests['GET /view']).toBeGreaterThan(1));
       double.knobs.cutDownloadAfterBytes = null;
       const job = await ended(id);
       expect(job).toMatchObject({ status: 'succeeded', attempts: [{ number: 1 }] });
@@ -502,7 +502,7 @@ const lines: Line[] = [
         attempts: [{ number: 1 }],
       });
       expect(double.counters.promptsAccepted).toBe(1);
-      await expect.poll(() => double.counters.executionsFinished, patience).toBe(1);
+      await eventually(() => expect(double.counters.executionsFinished).toBe(1));
     },
   },
   {
@@ -613,9 +613,9 @@ const lines: Line[] = [
         error: { code: 'invalid_workflow', nodeErrors: { '11': { class_type: 'LoadImage' } } },
         outputs: [],
       });
-      await expect
-        .poll(() => double.counters.executionsFinished, patience)
-        .toBe(double.counters.executionsStarted);
+      await eventually(() =>
+        expect(double.counters.executionsFinished).toBe(double.counters.executionsStarted),
+      );
     },
   },
   {
