@@ -5,18 +5,10 @@ import { createServer, type IncomingMessage, type ServerResponse } from 'node:ht
 import type { AddressInfo } from 'node:net';
 import { tmpdir } from 'node:os';
 import { setTimeout as sleep } from 'node:timers/promises';
-import { afterEach, describe, expect, it } from 'vitest';
+import { describe, expect } from 'vitest';
 import { withDeadManSwitch } from '../../src/vast/dead-man-script.ts';
-import { startVastDouble, type VastDouble } from '../doubles/vast/index.ts';
 import { instantPhases } from '../doubles/vast/knobs.ts';
-import { startTestService, type TestService } from '../support/service.ts';
-
-interface Instance {
-  id: string;
-  status: string;
-  terminationReason: string | null;
-  terminationDetail: string | null;
-}
+import { it, type Instance, type Renting, type StartRenting } from '../support/renting.ts';
 
 /** Two seconds. */
 const SWITCH_MINUTES = String(2 / 60);
@@ -26,31 +18,12 @@ const WATCHED_MS = 3_500;
 /** Whatever comes by itself comes within this, also on a busy machine. */
 const PATIENCE_MS = 40_000;
 
-describe('a rented machine', () => {
-  let vast: VastDouble;
-  let service: TestService;
-
-  async function start(env: Record<string, string> = {}) {
-    vast = await startVastDouble({ knobs: { phases: instantPhases } });
-    service = await startTestService({
-      vast,
-      env: { DEAD_MAN_SWITCH_MINUTES: SWITCH_MINUTES, INSTANCE_CHECK_SECONDS: '0.3', ...env },
-    });
-  }
-
-  afterEach(async () => {
-    await service.stop();
-    await vast.stop();
-  });
-
-  async function readyInstance(): Promise<string> {
-    const { body } = await service.call<Instance>('/instances', { method: 'POST', json: {} });
-    await service.until<Instance>(`/instances/${body.id}`, ({ status }) => status === 'ready');
-    return body.id;
-  }
+describe.concurrent('a rented machine', () => {
+  const startQuick = (start: StartRenting, env: Record<string, string> = {}) =>
+    start({ env: { DEAD_MAN_SWITCH_MINUTES: SWITCH_MINUTES, INSTANCE_CHECK_SECONDS: '0.3', ...env } });
 
   /** Returns when signs of life have come for so long; throws at once when the machine has gone instead. */
-  async function watchedFor(ms: number): Promise<void> {
+  async function watchedFor({ vast, service }: Renting, ms: number): Promise<void> {
     const { db } = service.service.database;
     const lastBeat = async () => {
       const rental = await db
@@ -65,8 +38,8 @@ describe('a rented machine', () => {
     await until(async () => (await lastBeat()) - first > ms, PATIENCE_MS);
   }
 
-  it('destroys itself when the service is gone', async () => {
-    await start();
+  it('destroys itself when the service is gone', async ({ start }) => {
+    const { vast, service, readyInstance } = await startQuick(start);
     await readyInstance();
     // As if it had been killed: nothing tells the machine.
     await service.service.stop();
@@ -75,62 +48,57 @@ describe('a rented machine', () => {
     expect(vast.counters).toMatchObject({ selfDestroyed: 1 });
   });
 
-  it('goes on for as long as it is watched: while its provider cannot be asked and while it only ends its jobs too', async () => {
-    vast = await startVastDouble({
-      knobs: { phases: instantPhases },
-      comfyKnobs: { nodes: { FakeSampler: { durationMs: 60_000, steps: 60 } } },
-    });
-    service = await startTestService({
-      vast,
+  it('goes on for as long as it is watched: while its provider cannot be asked and while it only ends its jobs too', async ({
+    start,
+  }) => {
+    const renting = await start({
+      vast: { comfyKnobs: { nodes: { FakeSampler: { durationMs: 60_000, steps: 60 } } } },
       // The service would look at it less often than it wants to hear.
       env: { DEAD_MAN_SWITCH_MINUTES: WATCHED_SWITCH_MINUTES, INSTANCE_CHECK_SECONDS: '3600' },
     });
-    const id = await readyInstance();
+    const { vast, service, readyInstance } = renting;
+    const { id } = await readyInstance();
     const workflow = {
       '1': { class_type: 'FakeSampler', inputs: {} },
       '2': { class_type: 'SaveImage', inputs: { images: ['1', 0], filename_prefix: 'x' } },
     };
     await service.call('/jobs', { method: 'POST', json: { workflow, instanceId: id } });
-    await watchedFor(WATCHED_MS);
+    await watchedFor(renting, WATCHED_MS);
     expect((await service.call<Instance>(`/instances/${id}`)).body.status).toBe('ready');
 
     vast.knobs.faultChances.show = [{ fault: '500', chance: 1 }];
     vast.knobs.faultChances.list = [{ fault: '500', chance: 1 }];
-    await watchedFor(WATCHED_MS);
+    await watchedFor(renting, WATCHED_MS);
     expect((await service.call<Instance>(`/instances/${id}`)).body.status).toBe('ready');
     vast.knobs.faultChances = {};
 
     await service.call(`/instances/${id}?drain=true`, { method: 'DELETE' });
-    await watchedFor(WATCHED_MS);
+    await watchedFor(renting, WATCHED_MS);
     expect((await service.call<Instance>(`/instances/${id}`)).body.status).toBe('draining');
     expect(vast.counters.selfDestroyed).toBe(0);
   });
 
-  it('goes on while it is watched by a clock that was set back', async () => {
-    await start();
+  it('goes on while it is watched by a clock that was set back', async ({ start }) => {
+    const { vast, service, readyInstance } = await startQuick(start);
     await readyInstance();
     const { db } = service.service.database;
     // As one looks that came an hour before the clock was set back by an hour.
     const ahead = new Date(Date.now() + 3_600_000);
     await db.updateTable('rentals').set({ heartbeat_at: ahead }).execute();
-    await expect
-      .poll(
-        async () => (await db.selectFrom('rentals').select('heartbeat_at').executeTakeFirst())?.heartbeat_at,
-        { timeout: 5_000 },
-      )
-      .not.toEqual(ahead);
+    const lastBeat = async () =>
+      (await db.selectFrom('rentals').select('heartbeat_at').executeTakeFirstOrThrow()).heartbeat_at;
+    await until(async () => (await lastBeat())?.getTime() !== ahead.getTime(), 5_000);
     expect(vast.counters.selfDestroyed).toBe(0);
   });
 
-  it('destroys itself when the service is gone before ComfyUI was up, later', async () => {
-    vast = await startVastDouble({ knobs: { phases: { ...instantPhases, provisioningMs: 60_000 } } });
-    service = await startTestService({
-      vast,
+  it('destroys itself when the service is gone before ComfyUI was up, later', async ({ start }) => {
+    const { vast, service, rent, instanceWhen } = await start({
+      vast: { knobs: { phases: { ...instantPhases, provisioningMs: 60_000 } } },
       env: { DEAD_MAN_SWITCH_MINUTES: SWITCH_MINUTES, STARTING_TIMEOUT_SECONDS: '3' },
     });
     const begun = performance.now();
-    const { body } = await service.call<{ id: string }>('/instances', { method: 'POST', json: {} });
-    await service.until<{ phase: string }>(`/instances/${body.id}`, ({ phase }) => phase === 'starting');
+    const { id } = await rent();
+    await instanceWhen(id, ({ phase }) => phase === 'starting');
     await service.service.stop();
     await vast.until(() => vast.liveRentals().length === 0, PATIENCE_MS);
     // The time of the start and that of the switch, counted from the boot.
@@ -138,10 +106,10 @@ describe('a rented machine', () => {
     expect(vast.counters.selfDestroyed).toBe(1);
   });
 
-  it.each([{ DEAD_MAN_SWITCH_MINUTES: '0' }, { VAST_RUNTYPE: 'args' }] as Record<string, string>[])(
+  it.for([{ DEAD_MAN_SWITCH_MINUTES: '0' }, { VAST_RUNTYPE: 'args' }] as Record<string, string>[])(
     'has no switch with %o',
-    async (env) => {
-      await start(env);
+    async (env, { start }) => {
+      const { vast, service, readyInstance } = await startQuick(start, env);
       await readyInstance();
       const rental = await service.service.database.db
         .selectFrom('rentals')
@@ -152,36 +120,39 @@ describe('a rented machine', () => {
     },
   );
 
-  it('is given up in good order when it does not take the sign of life any more', async () => {
-    await start({ DEAD_MAN_SWITCH_MINUTES: String(6 / 60) });
-    const id = await readyInstance();
+  it('is given up in good order when it does not take the sign of life any more', async ({ start }) => {
+    const { vast, readyInstance, instanceWhen } = await startQuick(start, {
+      DEAD_MAN_SWITCH_MINUTES: String(6 / 60),
+    });
+    const { id } = await readyInstance();
     const [rental] = vast.liveRentals();
     const comfy = vast.comfyOf(rental?.id ?? 0);
     if (comfy === undefined) throw new Error('ComfyUI does not run.');
     comfy.knobs.diskFull = true;
-    const ended = await service.until<Instance>(`/instances/${id}`, ({ status }) => status === 'terminated');
+    const ended = await instanceWhen(id, 'terminated');
     expect(ended.terminationReason).toBe('heartbeat_lost');
     expect(vast.counters.selfDestroyed).toBe(0);
   });
 
-  it('says why it is gone, when the service comes back to find that it has destroyed itself', async () => {
-    await start({ RENT_SETTLE_SECONDS: '1' });
-    const id = await readyInstance();
+  it('says why it is gone, when the service comes back to find that it has destroyed itself', async ({
+    start,
+  }) => {
+    const { vast, service, readyInstance, instanceWhen } = await startQuick(start, {
+      RENT_SETTLE_SECONDS: '1',
+    });
+    const { id } = await readyInstance();
     const { db } = service.service.database;
     const [rental] = vast.liveRentals();
     const record = vast.state.rentals.get(rental?.id ?? 0);
     if (record === undefined) throw new Error('There is no rental.');
     record.endedAtMs = Date.now();
     record.hiddenFromMs = Date.now();
-    await service.until<{ message: string | null }>(
-      `/instances/${id}`,
-      ({ message }) => message?.includes('does not show') === true,
-    );
+    await instanceWhen(id, ({ message }) => message?.includes('does not show') === true);
     await db
       .updateTable('rentals')
       .set({ heartbeat_at: new Date(Date.now() - 60_000) })
       .execute();
-    const ended = await service.until<Instance>(`/instances/${id}`, ({ status }) => status === 'terminated');
+    const ended = await instanceWhen(id, 'terminated');
     expect(ended).toMatchObject({
       terminationReason: 'lost',
       terminationDetail: expect.stringContaining('destroyed itself') as string,
@@ -192,7 +163,7 @@ describe('a rented machine', () => {
   });
 });
 
-describe('the loop of the start script', () => {
+describe.concurrent('the loop of the start script', () => {
   /** The provider and ComfyUI in one: what the loop asked for, and the heartbeat that it sees. */
   async function startWorld() {
     const calls: { method: string; url: string; authorization: string | undefined; body: string }[] = [];

@@ -1,32 +1,14 @@
 // What becomes of instances whose ComfyUI is wedged, is started again, or still has results: run and instance together.
-import { afterEach, describe, expect, it } from 'vitest';
+import { describe, expect, type TestContext } from 'vitest';
 import { startComfyDouble, type ComfyDouble } from '../doubles/comfyui/index.ts';
-import { startVastDouble, type VastDouble } from '../doubles/vast/index.ts';
-import { instantPhases } from '../doubles/vast/knobs.ts';
+import type { VastDouble } from '../doubles/vast/index.ts';
 import type { JobView } from '../../src/jobs/presentation.ts';
 import { fresh } from '../support/jobs.ts';
+import { it, type Instance, type StartRenting } from '../support/renting.ts';
 import { startTestService, type TestService } from '../support/service.ts';
 import { emptyImage, slowFrames, slowList } from '../support/workflows.ts';
 
-interface Instance {
-  id: string;
-  status: string;
-  message: string | null;
-  terminationReason: string | null;
-}
-
 const env = { STALL_TIMEOUT_SECONDS: '0.4', STOP_TIMEOUT_SECONDS: '0.5', INSTANCE_CHECK_SECONDS: '0.4' };
-const open: { stop(): Promise<void> }[] = [];
-
-afterEach(async () => {
-  for (const each of open.splice(0).toReversed()) await each.stop();
-});
-
-async function begin<T extends { stop(): Promise<void> }>(starting: Promise<T>): Promise<T> {
-  const started = await starting;
-  open.push(started);
-  return started;
-}
 
 async function submit(service: TestService, workflow: object, request: object = {}): Promise<string> {
   const json = { workflow, ...request };
@@ -38,11 +20,13 @@ const ended = (service: TestService, id: string) =>
   jobWhen(service, id, ({ status }) => ['succeeded', 'failed', 'canceled'].includes(status));
 const executing = (job: JobView) => job.attempts.at(-1)?.startedAt != null;
 
-describe('ComfyUI servers of the settings', () => {
+describe.concurrent('ComfyUI servers of the settings', () => {
   /** Two servers, ready, and their instances in the same order. */
-  async function startTwo(): Promise<{ service: TestService; doubles: ComfyDouble[]; ids: string[] }> {
-    const doubles = [await begin(startComfyDouble()), await begin(startComfyDouble())];
-    const service = await begin(startTestService({ comfyUrls: doubles.map(({ url }) => url), env }));
+  async function startTwo(atEnd: TestContext['onTestFinished']) {
+    const doubles = [await startComfyDouble(), await startComfyDouble()];
+    for (const double of doubles) atEnd(() => double.stop());
+    const service = await startTestService({ comfyUrls: doubles.map(({ url }) => url), env });
+    atEnd(() => service.stop());
     await service.until<{ items: Instance[] }>('/instances?status=ready', ({ items }) => items.length === 2);
     const rows = await service.service.database.db
       .selectFrom('instances')
@@ -52,8 +36,10 @@ describe('ComfyUI servers of the settings', () => {
     return { service, doubles, ids };
   }
 
-  it('that are wedged get no more jobs, which go on elsewhere, until they work again', async () => {
-    const { service, doubles, ids } = await startTwo();
+  it('that are wedged get no more jobs, which go on elsewhere, until they work again', async ({
+    onTestFinished,
+  }) => {
+    const { service, doubles, ids } = await startTwo(onTestFinished);
     const [wedged, sound] = doubles;
     if (wedged === undefined || sound === undefined) throw new Error('There are two.');
     wedged.knobs.wedged = true;
@@ -92,8 +78,10 @@ describe('ComfyUI servers of the settings', () => {
     });
   });
 
-  it('that are started again lose the prompt and not the job, which runs there once more', async () => {
-    const { service, doubles, ids } = await startTwo();
+  it('that are started again lose the prompt and not the job, which runs there once more', async ({
+    onTestFinished,
+  }) => {
+    const { service, doubles, ids } = await startTwo(onTestFinished);
     const [first] = doubles;
     if (first === undefined) throw new Error('There are two.');
     first.knobs.frameMs = 20;
@@ -115,8 +103,10 @@ describe('ComfyUI servers of the settings', () => {
     });
   });
 
-  it('that do not stop a canceled job get no others before they are rid of it', async () => {
-    const { service, doubles, ids } = await startTwo();
+  it('that do not stop a canceled job get no others before they are rid of it', async ({
+    onTestFinished,
+  }) => {
+    const { service, doubles, ids } = await startTwo(onTestFinished);
     const [first] = doubles;
     if (first === undefined) throw new Error('There are two.');
     first.knobs.itemMs = 50;
@@ -139,15 +129,11 @@ describe('ComfyUI servers of the settings', () => {
   });
 });
 
-describe('a rented instance', () => {
-  async function rentOne(
-    more: Record<string, string> = {},
-  ): Promise<{ service: TestService; vast: VastDouble; id: string }> {
-    const vast = await begin(startVastDouble({ knobs: { phases: instantPhases } }));
-    const service = await begin(startTestService({ vast, env: { ...env, ...more } }));
-    const { body } = await service.call<Instance>('/instances', { method: 'POST', json: {} });
-    await service.until<Instance>(`/instances/${body.id}`, ({ status }) => status === 'ready');
-    return { service, vast, id: body.id };
+describe.concurrent('a rented instance', () => {
+  async function rentOne(start: StartRenting, more: Record<string, string> = {}) {
+    const renting = await start({ env: { ...env, ...more } });
+    const { id } = await renting.readyInstance();
+    return { ...renting, id };
   }
   const comfyOf = (vast: VastDouble): ComfyDouble => {
     const [rental] = vast.liveRentals();
@@ -156,8 +142,8 @@ describe('a rented instance', () => {
     return double;
   };
 
-  it('that is wedged is destroyed and replaced, and its job runs on the other', async () => {
-    const { service, vast, id } = await rentOne();
+  it('that is wedged is destroyed and replaced, and its job runs on the other', async ({ start }) => {
+    const { service, vast, instanceWhen, id } = await rentOne(start);
     comfyOf(vast).knobs.wedged = true;
     const job = await ended(service, await submit(service, fresh(emptyImage)));
     expect(job).toMatchObject({
@@ -165,19 +151,17 @@ describe('a rented instance', () => {
       attempts: [{ instanceId: id, outcome: 'lost' }, { outcome: 'succeeded' }],
     });
     expect(job.instanceId).not.toBe(id);
-    expect(
-      await service.until<Instance>(`/instances/${id}`, ({ status }) => status === 'terminated'),
-    ).toMatchObject({
-      terminationReason: 'wedged',
-    });
+    expect(await instanceWhen(id, 'terminated')).toMatchObject({ terminationReason: 'wedged' });
   });
 
   describe('that is out of reach together with the provider', () => {
     const limitMs = 1000;
 
     /** One of two jobs runs there, and the other is next, when the network goes. */
-    async function startOutage(request = {}) {
-      const { service, vast, id } = await rentOne({ UNREACHABLE_TIMEOUT_SECONDS: String(limitMs / 1000) });
+    async function startOutage(start: StartRenting, request = {}) {
+      const { service, vast, instanceWhen, id } = await rentOne(start, {
+        UNREACHABLE_TIMEOUT_SECONDS: String(limitMs / 1000),
+      });
       const double = comfyOf(vast);
       double.knobs.frameMs = 40;
       const first = await submit(service, fresh(slowFrames), { instanceId: id, ...request });
@@ -188,10 +172,7 @@ describe('a rented instance', () => {
         vast.knobs.faultChances[call] = [{ fault: 'reset', chance: 1 }];
       const routes = ['GET /system_stats', 'GET /queue', 'GET /history/{id}', 'POST /api/jobs/{id}/cancel'];
       double.knobs.requestFaults = routes.map((route) => ({ route, how: 'drop-before' }));
-      await service.until<Instance>(
-        `/instances/${id}`,
-        ({ message }) => message?.includes('cannot be asked either') === true,
-      );
+      await instanceWhen(id, ({ message }) => message?.includes('cannot be asked either') === true);
       return {
         service,
         id,
@@ -213,8 +194,8 @@ describe('a rented instance', () => {
       };
     }
 
-    it('keeps its jobs, which end there when both are back', async () => {
-      const { service, id, first, second, executionsOf, muchLater, end } = await startOutage();
+    it('keeps its jobs, which end there when both are back', async ({ start }) => {
+      const { service, id, first, second, executionsOf, muchLater, end } = await startOutage(start);
       for (const job of await Promise.all([first, second].map(muchLater)))
         expect(job).toMatchObject({ status: 'running', attempt: 1 });
       end();
@@ -226,8 +207,8 @@ describe('a rented instance', () => {
       expect(Object.values(executionsOf)).toEqual([1, 1]);
     });
 
-    it('lets its jobs be canceled, and ends them at their limits', async () => {
-      const { service, id, first, second, muchLater } = await startOutage({ timeLimitSeconds: 6 });
+    it('lets its jobs be canceled, and ends them at their limits', async ({ start }) => {
+      const { service, id, first, second, muchLater } = await startOutage(start, { timeLimitSeconds: 6 });
       await muchLater(second);
       await service.call(`/jobs/${second}/cancel`, { method: 'POST' });
       expect(await ended(service, second)).toMatchObject({ status: 'canceled', attempt: 1 });
@@ -240,20 +221,18 @@ describe('a rented instance', () => {
     });
   });
 
-  it('is not destroyed in good order before the results on it are fetched', async () => {
-    const { service, vast, id } = await rentOne();
+  it('is not destroyed in good order before the results on it are fetched', async ({ start }) => {
+    const { service, vast, instanceWhen, id } = await rentOne(start);
     const double = comfyOf(vast);
     double.knobs.nodes['SaveLarge'] = { durationMs: 0, outputCount: 1, outputBytes: 1_000_000 };
-    double.knobs.downloadBytesPerSecond = 700_000;
+    // Fetching lasts until the instance is seen to drain, and for a second more.
+    double.knobs.downloadBytesPerSecond = 200_000;
     const job = await submit(service, { '1': { class_type: 'SaveLarge', inputs: {} } });
     await jobWhen(service, job, ({ attempts }) => attempts.at(-1)?.status === 'collecting');
     await service.call(`/instances/${id}?drain=true`, { method: 'DELETE' });
-    expect(
-      await service.until<Instance>(`/instances/${id}`, ({ status }) => status !== 'ready'),
-    ).toMatchObject({
-      status: 'draining',
-    });
+    expect(await instanceWhen(id, ({ status }) => status !== 'ready')).toMatchObject({ status: 'draining' });
+    double.knobs.downloadBytesPerSecond = 700_000;
     expect(await ended(service, job)).toMatchObject({ status: 'succeeded', attempt: 1 });
-    await service.until<Instance>(`/instances/${id}`, ({ status }) => status === 'terminated');
+    await instanceWhen(id, 'terminated');
   });
 });
