@@ -1,73 +1,63 @@
 // The fleet through the API, against the double of vast.ai: jobs that name no instance bring one, and idle ones go.
 import { sql } from 'kysely';
-import { afterEach, describe, expect, it } from 'vitest';
+import { describe, expect } from 'vitest';
 import { startService } from '../../src/app.ts';
 import { createLogger } from '../../src/support/log.ts';
-import { startVastDouble, type VastDouble } from '../doubles/vast/index.ts';
 import { instantPhases } from '../doubles/vast/knobs.ts';
 import { startComfyDouble } from '../doubles/comfyui/index.ts';
 import { fresh } from '../support/jobs.ts';
-import { startTestService, type TestService } from '../support/service.ts';
+import { it as base, type Instance, type RentingOptions } from '../support/renting.ts';
 import { emptyImage } from '../support/workflows.ts';
 
-interface Instance {
-  id: string;
-  origin: string;
-  status: string;
-  terminationReason: string | null;
-}
 interface Job {
   id: string;
   status: string;
   waitingFor: string | null;
   comingInstance: { message: string | null } | null;
   instanceId: string | null;
-  attempt: number;
 }
-interface Page<T> {
-  items: T[];
+interface Health {
+  parts: { credit: { status: string } };
 }
 
 const never = '0';
 const soon = '0.02';
 
-let vast: VastDouble;
-let service: TestService;
+const anyHasEnded = (instances: Instance[]): boolean =>
+  instances.some(({ status }) => status === 'terminated');
 
-async function start(
-  env: Record<string, string> = {},
-  options: Parameters<typeof startVastDouble>[0] = {},
-  comfyUrls: string[] = [],
-): Promise<void> {
-  vast = await startVastDouble({ ...options, knobs: { phases: instantPhases, ...options.knobs } });
-  service = await startTestService({ vast, comfyUrls, env: { INSTANCE_IDLE_MINUTES: never, ...env } });
-}
-afterEach(async () => {
-  await service.stop();
-  await vast.stop();
+/** Idle instances stay, unless a test says when they go. */
+const it = base.extend('startFleet', ({ start }) => async ({ env, ...options }: RentingOptions = {}) => {
+  const renting = await start({ ...options, env: { INSTANCE_IDLE_MINUTES: never, ...env } });
+  const { service, post } = renting;
+  const jobWhen = (id: string, done: (job: Job) => boolean) => service.until<Job>(`/jobs/${id}`, done);
+  const instancesWhen = async (done: (instances: Instance[]) => boolean) =>
+    (await service.until<{ items: Instance[] }>('/instances?limit=100', ({ items }) => done(items))).items;
+  return {
+    ...renting,
+    submit: async (json: object = {}): Promise<string> => {
+      const { status, body } = await post<Job>('/jobs', { workflow: fresh(emptyImage), ...json });
+      expect(status).toBe(201);
+      return body.id;
+    },
+    jobWhen,
+    succeeded: (id: string) => jobWhen(id, ({ status }) => status === 'succeeded'),
+    waits: (id: string, text: RegExp) => jobWhen(id, ({ waitingFor }) => text.test(waitingFor ?? '')),
+    instancesWhen,
+    instances: () => instancesWhen(() => true),
+  };
 });
 
-async function submit(json: object = {}): Promise<string> {
-  const { status, body } = await service.call<Job>('/jobs', {
-    method: 'POST',
-    json: { workflow: fresh(emptyImage), ...json },
-  });
-  expect(status).toBe(201);
-  return body.id;
-}
-const rent = async (json: object = {}) =>
-  (await service.call<Instance>('/instances', { method: 'POST', json })).body.id;
-const jobWhen = (id: string, done: (job: Job) => boolean) => service.until<Job>(`/jobs/${id}`, done);
-const succeeded = (id: string) => jobWhen(id, ({ status }) => status === 'succeeded');
-const waits = (id: string, text: RegExp) => jobWhen(id, ({ waitingFor }) => text.test(waitingFor ?? ''));
-const instances = async () => (await service.call<Page<Instance>>('/instances?limit=100')).body.items;
-const instanceWhen = (id: string, status: string) =>
-  service.until<Instance>(`/instances/${id}`, (instance) => instance.status === status);
-
-describe('a job that names no instance', () => {
-  it('brings one, tells how far it is, runs on it, and the instance goes when it has nothing to do', async () => {
-    const phases = { ...instantPhases, loadingMs: 500, provisioningMs: 500 };
-    await start({ INSTANCE_IDLE_MINUTES: soon }, { knobs: { phases } });
+describe.concurrent('a job that names no instance', () => {
+  it('brings one, tells how far it is, runs on it, and the instance goes when it has nothing to do', async ({
+    startFleet,
+  }) => {
+    // Longer than any pause between two looks, also where other tests have the machine.
+    const phases = { ...instantPhases, loadingMs: 1000, provisioningMs: 1000 };
+    const { vast, instanceWhen, submit, succeeded, waits } = await startFleet({
+      env: { INSTANCE_IDLE_MINUTES: soon },
+      vast: { knobs: { phases } },
+    });
     const id = await submit();
     await waits(id, /^The machine loads its image\.$/);
     await waits(id, /^ComfyUI starts on the machine\.$/);
@@ -78,20 +68,25 @@ describe('a job that names no instance', () => {
     expect(vast.liveRentals()).toEqual([]);
   });
 
-  it('brings no more than the fleet may have, however many there are, and all of them run', async () => {
-    await start(
-      { FLEET_MAX: '2', FLEET_JOBS_PER_INSTANCE: '2' },
-      { knobs: { phases: { ...instantPhases, loadingMs: 500 } } },
-    );
+  it('brings no more than the fleet may have, however many there are, and all of them run', async ({
+    startFleet,
+  }) => {
+    const { vast, submit, succeeded, instancesWhen, instances } = await startFleet({
+      env: { FLEET_MAX: '2', FLEET_JOBS_PER_INSTANCE: '2' },
+      vast: { knobs: { phases: { ...instantPhases, loadingMs: 500 } } },
+    });
     const ids = await Promise.all(Array.from({ length: 12 }, () => submit()));
-    await service.until<Page<Instance>>('/instances', ({ items }) => items.length === 2);
+    await instancesWhen(({ length }) => length === 2);
     await Promise.all(ids.map(succeeded));
     expect(vast.state.rentals.size).toBe(2);
     expect((await instances()).map(({ origin }) => origin)).toEqual(['fleet', 'fleet']);
   });
 
-  it('says that the fleet may have no more', async () => {
-    await start({ FLEET_MAX: '1' }, { knobs: { fates: ['loading-forever'] } });
+  it('says that the fleet may have no more', async ({ startFleet }) => {
+    const { vast, submit, waits } = await startFleet({
+      env: { FLEET_MAX: '1' },
+      vast: { knobs: { fates: ['loading-forever'] } },
+    });
     const covered = await submit();
     await waits(covered, /loads its image/);
     const other = await submit({ requirements: { minVramGb: 40 } });
@@ -99,8 +94,10 @@ describe('a job that names no instance', () => {
     expect(vast.state.rentals.size).toBe(1);
   });
 
-  it('gets another machine in place of one that has had nothing to do for a minute, where the fleet may have no more', async () => {
-    await start({ FLEET_MAX: '1' });
+  it('gets another machine in place of one that has had nothing to do for a minute, where the fleet may have no more', async ({
+    startFleet,
+  }) => {
+    const { service, instanceWhen, submit, succeeded, waits } = await startFleet({ env: { FLEET_MAX: '1' } });
     const { instanceId: small } = await succeeded(await submit({ requirements: { gpuNames: ['RTX 3090'] } }));
     const id = await submit({ requirements: { minVramGb: 40 } });
     await waits(id, /FLEET_MAX \(1\) is reached/);
@@ -115,56 +112,69 @@ describe('a job that names no instance', () => {
     });
   });
 
-  it('says which limit forbids another instance', async () => {
-    await start({ MAX_INSTANCES: '1' }, { knobs: { fates: ['loading-forever'] } });
+  it('says which limit forbids another instance', async ({ startFleet }) => {
+    const { rent, submit, waits, instances } = await startFleet({
+      env: { MAX_INSTANCES: '1' },
+      vast: { knobs: { fates: ['loading-forever'] } },
+    });
     await rent();
     const id = await submit({ requirements: { minVramGb: 40 } });
     await waits(id, /MAX_INSTANCES/);
     expect(await instances()).toHaveLength(1);
   });
 
-  it('uses an instance that somebody asked for, also one that is on its way', async () => {
-    await start({}, { knobs: { phases: { ...instantPhases, loadingMs: 300 } } });
-    const instanceId = await rent();
+  it('uses an instance that somebody asked for, also one that is on its way', async ({ startFleet }) => {
+    const { rent, submit, succeeded, instances } = await startFleet({
+      vast: { knobs: { phases: { ...instantPhases, loadingMs: 300 } } },
+    });
+    const { id: instanceId } = await rent();
     const id = await submit();
     expect(await succeeded(id)).toMatchObject({ instanceId });
     expect(await instances()).toHaveLength(1);
   });
 
-  it('is rented for by its own requirements, and otherwise by those of the settings', async () => {
-    await start({ FLEET_REQUIREMENTS: '{"minVramGb":40}' });
+  it('is rented for by its own requirements, and otherwise by those of the settings', async ({
+    startFleet,
+  }) => {
+    const { service, end, submit, succeeded } = await startFleet({
+      env: { FLEET_REQUIREMENTS: '{"minVramGb":40}' },
+    });
     const own = await succeeded(await submit({ requirements: { gpuNames: ['RTX 3090'] } }));
     const ours = await service.call<{ gpuName: string }>(`/instances/${own.instanceId}`);
     expect(ours.body.gpuName).toBe('RTX 3090');
-    await service.call(`/instances/${own.instanceId}`, { method: 'DELETE' });
-    await instanceWhen(own.instanceId ?? '', 'terminated');
+    await end(own.instanceId ?? '');
     const any = await succeeded(await submit());
     const large = await service.call<{ vramGb: number }>(`/instances/${any.instanceId}`);
     expect(large.body.vramGb).toBeGreaterThanOrEqual(40);
   });
 
-  it('does not bring machine after machine when none ever gets ready', async () => {
-    await start({ SEARCH_TIMEOUT_SECONDS: '1', FLEET_RETRY_SECONDS: '3' });
+  it('does not bring machine after machine when none ever gets ready', async ({ startFleet }) => {
+    const { submit, waits, instancesWhen, instances } = await startFleet({
+      env: { SEARCH_TIMEOUT_SECONDS: '1', FLEET_RETRY_SECONDS: '3' },
+    });
     const id = await submit({ requirements: { minVramGb: 600 } });
     const waiting = await waits(id, /tries again at \d\d:\d\d:\d\d UTC/);
     expect(waiting.waitingFor).toMatch(/No offer satisfied the requirements in time/);
     expect(await instances()).toHaveLength(1);
-    await service.until<Page<Instance>>('/instances', ({ items }) => items.length === 2);
+    await instancesWhen(({ length }) => length === 2);
     await waits(id, /The last 2 instances/);
   });
 
-  it('rents nothing once it was canceled', async () => {
-    await start({}, { offers: [] });
+  it('rents nothing once it was canceled', async ({ startFleet }) => {
+    const { vast, service, instanceWhen, submit, instancesWhen } = await startFleet({ vast: { offers: [] } });
     const id = await submit();
-    const { items } = await service.until<Page<Instance>>('/instances', (page) => page.items.length === 1);
+    const [coming] = await instancesWhen(({ length }) => length === 1);
     await service.call(`/jobs/${id}/cancel`, { method: 'POST' });
-    const gone = await instanceWhen(items[0]?.id ?? '', 'terminated');
+    const gone = await instanceWhen(coming?.id ?? '', 'terminated');
     expect(gone).toMatchObject({ origin: 'fleet', terminationReason: 'not_needed' });
     expect(vast.state.rentals.size).toBe(0);
   });
 
-  it('rents nothing for anybody while the account lacks credit', async () => {
-    await start({ FLEET_RETRY_SECONDS: '600' }, { creditUsd: 0 });
+  it('rents nothing for anybody while the account lacks credit', async ({ startFleet }) => {
+    const { vast, submit, jobWhen, instances } = await startFleet({
+      env: { FLEET_RETRY_SECONDS: '600' },
+      vast: { creditUsd: 0 },
+    });
     const ids = [await submit(), await submit({ requirements: { minVramGb: 40 } })];
     // Of an account that was not read yet, it is the instance that finds out.
     const tellsOfCredit = ({ waitingFor, comingInstance }: Job): boolean =>
@@ -174,11 +184,12 @@ describe('a job that names no instance', () => {
     expect((await instances()).length).toBeLessThanOrEqual(2);
   });
 
-  it('waits no longer for credit once the account has more', async () => {
-    await start({ FLEET_RETRY_SECONDS: '3600', CREDIT_CHECK_SECONDS: '1' }, { creditUsd: 20 });
-    const { db } = service.service.database;
-    const isRead = async () => (await db.selectFrom('provider_credit').selectAll().execute()).length;
-    await expect.poll(isRead).toBe(1);
+  it('waits no longer for credit once the account has more', async ({ startFleet }) => {
+    const { vast, service, submit, succeeded, waits } = await startFleet({
+      env: { FLEET_RETRY_SECONDS: '3600', CREDIT_CHECK_SECONDS: '1' },
+      vast: { creditUsd: 20 },
+    });
+    await service.until<Health>('/health', ({ parts }) => parts.credit.status === 'ok');
     vast.knobs.faults.create.push('insufficient-credit');
     const id = await submit();
     await waits(id, /credit.*The fleet tries again at/);
@@ -187,22 +198,23 @@ describe('a job that names no instance', () => {
     expect(vast.counters.created).toBe(1);
   });
 
-  it('waits for a person where the fleet rents nothing', async () => {
-    await start({ FLEET_MAX: '0' });
+  it('waits for a person where the fleet rents nothing', async ({ startFleet }) => {
+    const { submit, waits, instances } = await startFleet({ env: { FLEET_MAX: '0' } });
     await waits(await submit(), /FLEET_MAX is 0.*POST \/instances/);
     expect(await instances()).toEqual([]);
   });
 });
 
-describe('a job that wants a certain instance', () => {
-  it('never brings another', async () => {
+describe.concurrent('a job that wants a certain instance', () => {
+  it('never brings another', async ({ startFleet }) => {
     const double = await startComfyDouble({
       knobs: { nodes: { FakeSampler: { durationMs: 600, steps: 3 } } },
     });
-    await start({ FLEET_JOBS_PER_INSTANCE: '1' }, {}, [double.url]);
-    const [server] = (
-      await service.until<Page<Instance>>('/instances', ({ items }) => items[0]?.status === 'ready')
-    ).items;
+    const { vast, submit, succeeded, instancesWhen } = await startFleet({
+      env: { FLEET_JOBS_PER_INSTANCE: '1' },
+      comfyUrls: [double.url],
+    });
+    const [server] = await instancesWhen(([instance]) => instance?.status === 'ready');
     const workflow = {
       '1': { class_type: 'FakeSampler', inputs: {} },
       '2': { class_type: 'SaveImage', inputs: { images: ['1', 0], filename_prefix: 'pinned' } },
@@ -216,43 +228,40 @@ describe('a job that wants a certain instance', () => {
   });
 });
 
-describe('an idle instance', () => {
-  it('stays as long as its request says', async () => {
-    await start({ INSTANCE_IDLE_MINUTES: '0.01' });
+describe.concurrent('an idle instance', () => {
+  it('stays as long as its request says', async ({ startFleet }) => {
+    const { rent, post, instanceWhen } = await startFleet({ env: { INSTANCE_IDLE_MINUTES: '0.01' } });
     const [kept, given] = [await rent({ idleMinutes: 0 }), await rent()];
-    expect(await instanceWhen(given, 'terminated')).toMatchObject({ terminationReason: 'idle' });
-    expect((await instanceWhen(kept, 'ready')).origin).toBe('request');
-    const refused = await service.call<{ field: string }>('/instances', {
-      method: 'POST',
-      json: { idleMinutes: -1 },
-    });
+    expect(await instanceWhen(given.id, 'terminated')).toMatchObject({ terminationReason: 'idle' });
+    expect((await instanceWhen(kept.id, 'ready')).origin).toBe('request');
+    const refused = await post<{ field: string }>('/instances', { idleMinutes: -1 });
     expect(refused).toMatchObject({ status: 400, body: { field: 'idleMinutes' } });
   });
 
-  it('stays where it is the last that is to be kept, and is rented before anybody asks', async () => {
-    await start({ FLEET_MIN: '1', INSTANCE_IDLE_MINUTES: '0.01' });
-    const first = await service.until<Page<Instance>>(
-      '/instances',
-      ({ items }) => items[0]?.status === 'ready',
-    );
-    const other = await rent();
-    const states = await service.until<Page<Instance>>('/instances', ({ items }) =>
-      items.some(({ status }) => status === 'terminated'),
-    );
-    expect(states.items.map(({ status }) => status).sort()).toEqual(['ready', 'terminated']);
-    expect(states.items.map(({ id }) => id)).toContain(other);
-    expect(first.items).toHaveLength(1);
+  it('stays where it is the last that is to be kept, and is rented before anybody asks', async ({
+    startFleet,
+  }) => {
+    const { rent, instancesWhen } = await startFleet({
+      env: { FLEET_MIN: '1', INSTANCE_IDLE_MINUTES: '0.01' },
+    });
+    const first = await instancesWhen(([instance]) => instance?.status === 'ready');
+    const { id: other } = await rent();
+    const both = await instancesWhen(anyHasEnded);
+    expect(both.map(({ status }) => status).sort()).toEqual(['ready', 'terminated']);
+    expect(both.map(({ id }) => id)).toContain(other);
+    expect(first).toHaveLength(1);
   });
 });
 
-describe('a race', () => {
-  it('keeps the first machine that is ready and destroys the other', async () => {
-    await start({ FLEET_RACE: '2' }, { knobs: { fates: ['loading-forever'] } });
+describe.concurrent('a race', () => {
+  it('keeps the first machine that is ready and destroys the other', async ({ startFleet }) => {
+    const { vast, submit, succeeded, instancesWhen } = await startFleet({
+      env: { FLEET_RACE: '2' },
+      vast: { knobs: { fates: ['loading-forever'] } },
+    });
     await succeeded(await submit());
-    const { items } = await service.until<Page<Instance>>('/instances', (page) =>
-      page.items.some(({ status }) => status === 'terminated'),
-    );
-    expect(new Set(items.map(({ terminationReason }) => terminationReason))).toEqual(
+    const racers = await instancesWhen(anyHasEnded);
+    expect(new Set(racers.map(({ terminationReason }) => terminationReason))).toEqual(
       new Set(['lost_race', null]),
     );
     const machines = [...vast.state.rentals.values()].map(({ machine }) => machine.machineId);
@@ -260,16 +269,20 @@ describe('a race', () => {
     expect(vast.liveRentals()).toHaveLength(1);
   });
 
-  it('is held with as many machines as the limits allow', async () => {
-    await start({ FLEET_RACE: '2', MAX_INSTANCES: '1' });
+  it('is held with as many machines as the limits allow', async ({ startFleet }) => {
+    const { vast, submit, succeeded } = await startFleet({ env: { FLEET_RACE: '2', MAX_INSTANCES: '1' } });
     await succeeded(await submit());
     expect(vast.state.rentals.size).toBe(1);
   });
 });
 
-describe('two replicas', () => {
-  it('rent once for one job', async () => {
-    await start({ FLEET_MAX: '3', MAX_INSTANCES: '5', FLEET_JOBS_PER_INSTANCE: '1' });
+describe.concurrent('two replicas', () => {
+  it('rent once for one job', async ({ startFleet }) => {
+    const { vast, service, succeeded, instances } = await startFleet({
+      env: { FLEET_MAX: '3', MAX_INSTANCES: '5', FLEET_JOBS_PER_INSTANCE: '1' },
+      // No job ends, and makes a machine needless, before all machines are rented.
+      vast: { knobs: { phases: { ...instantPhases, loadingMs: 500 } } },
+    });
     const replica = await startService({ ...service.config, PORT: 0 }, createLogger(service.config));
     const ids = await Promise.all(
       Array.from({ length: 3 }, async (_, index) => {

@@ -1,14 +1,8 @@
 // Host memory: a machine that failed is left alone for a while by every instance, and a measured boot beats an estimate.
-import { afterEach, describe, expect, it } from 'vitest';
-import { startVastDouble, type OfferSpec, type VastDouble } from '../doubles/vast/index.ts';
-import { instantPhases } from '../doubles/vast/knobs.ts';
-import { startTestService, type TestService } from '../support/service.ts';
+import { describe, expect } from 'vitest';
+import type { OfferSpec } from '../doubles/vast/index.ts';
+import { it as base } from '../support/renting.ts';
 
-interface Instance {
-  id: string;
-  status: string;
-  rentals: { machineId: string; endReason: string | null }[];
-}
 interface Offer {
   id: string;
   machineId: string;
@@ -17,9 +11,6 @@ interface Offer {
   measuredBootMinutes: number | null;
   reasons: string[];
 }
-
-let vast: VastDouble;
-let service: TestService;
 
 const machine = (machineId: number, gpuPricePerHourUsd: number): OfferSpec => ({
   machineId,
@@ -30,84 +21,66 @@ const machine = (machineId: number, gpuPricePerHourUsd: number): OfferSpec => ({
 });
 const [cheap, dear] = [71_001, 71_002];
 
-async function start(env: Record<string, string> = {}) {
-  vast = await startVastDouble({
-    knobs: { phases: instantPhases },
-    offers: [machine(cheap, 0.2), machine(dear, 0.6)],
+/** Two machines are let out. */
+const it = base.extend('startMarket', ({ start }) => async (env: Record<string, string> = {}) => {
+  const renting = await start({
+    vast: { offers: [machine(cheap, 0.2), machine(dear, 0.6)] },
+    env: { DEAD_MAN_SWITCH_MINUTES: '0', ...env },
   });
-  service = await startTestService({ vast, env: { DEAD_MAN_SWITCH_MINUTES: '0', ...env } });
-}
-
-afterEach(async () => {
-  await service.stop();
-  await vast.stop();
+  const { service } = renting;
+  const { db } = service.service.database;
+  return {
+    ...renting,
+    offers: async () => (await service.call<{ items: Offer[]; rejected: Offer[] }>('/offers')).body,
+    remembered: (machineId: number) =>
+      db.selectFrom('machines').selectAll().where('machine_id', '=', String(machineId)).executeTakeFirst(),
+    /** As if so much time had passed. */
+    coolDown: (machineId: number) =>
+      db
+        .updateTable('machines')
+        .set({ cooldown_until: new Date(Date.now() - 1) })
+        .where('machine_id', '=', String(machineId))
+        .execute(),
+  };
 });
 
-const settled = ({ status }: Instance) => status === 'ready' || status === 'terminated';
-
-async function rent(json: object = {}): Promise<Instance> {
-  const { body } = await service.call<Instance>('/instances', { method: 'POST', json });
-  return service.until<Instance>(`/instances/${body.id}`, settled);
-}
-
-async function end({ id }: Instance): Promise<void> {
-  await service.call(`/instances/${id}`, { method: 'DELETE' });
-  await service.until<Instance>(`/instances/${id}`, ({ status }) => status === 'terminated');
-}
-
-async function offers(): Promise<{ items: Offer[]; rejected: Offer[] }> {
-  return (await service.call<{ items: Offer[]; rejected: Offer[] }>('/offers')).body;
-}
-
-const remembered = async (machineId: number) =>
-  service.service.database.db
-    .selectFrom('machines')
-    .selectAll()
-    .where('machine_id', '=', String(machineId))
-    .executeTakeFirst();
-
-/** As if so much time had passed. */
-async function coolDown(machineId: number): Promise<void> {
-  await service.service.database.db
-    .updateTable('machines')
-    .set({ cooldown_until: new Date(Date.now() - 1) })
-    .where('machine_id', '=', String(machineId))
-    .execute();
-}
-
-describe('a machine that failed', () => {
-  it('is not rented by the next instance either, though it is the cheapest and has another offer id', async () => {
-    await start();
+describe.concurrent('a machine that failed', () => {
+  it('is not rented by the next instance either, though it is the cheapest and has another offer id', async ({
+    startMarket,
+  }) => {
+    const { vast, settled, end } = await startMarket();
     vast.knobs.machineFates[cheap] = 'oci-error';
-    const first = await rent();
+    const first = await settled();
     expect(first.rentals.map(({ machineId }) => Number(machineId))).toEqual([cheap, dear]);
-    await end(first);
-    const second = await rent();
+    await end(first.id);
+    const second = await settled();
     expect(second.rentals.map(({ machineId }) => Number(machineId))).toEqual([dear]);
   });
 
-  it('is shown among the rejected offers, with the reason and until when', async () => {
-    await start({ MAX_RENTALS_PER_INSTANCE: '1' });
+  it('is shown among the rejected offers, with the reason and until when', async ({ startMarket }) => {
+    const { vast, settled, offers } = await startMarket({ MAX_RENTALS_PER_INSTANCE: '1' });
     vast.knobs.machineFates[cheap] = 'oci-error';
-    await rent();
+    await settled();
     const { items, rejected } = await offers();
     expect(items.map(({ machineId }) => Number(machineId))).toEqual([dear]);
     const reasons = rejected.find(({ machineId }) => Number(machineId) === cheap)?.reasons;
     expect(reasons?.[0]).toMatch(/failed once \(container_failed\) and is not rented before 2\d{3}-/);
   });
 
-  it('is left alone for longer with each failure in a row, and is forgiven by a success', async () => {
-    await start({ MAX_RENTALS_PER_INSTANCE: '1' });
+  it('is left alone for longer with each failure in a row, and is forgiven by a success', async ({
+    startMarket,
+  }) => {
+    const { vast, settled, remembered, coolDown } = await startMarket({ MAX_RENTALS_PER_INSTANCE: '1' });
     vast.knobs.machineFates[cheap] = 'oci-error';
     for (const seconds of [60, 300, 900]) {
       const before = Date.now();
-      expect((await rent()).status).toBe('terminated');
+      expect((await settled()).status).toBe('terminated');
       const until = (await remembered(cheap))?.cooldown_until?.getTime() ?? 0;
       expect(Math.abs(until - before - seconds * 1000)).toBeLessThan(30_000);
       await coolDown(cheap);
     }
     delete vast.knobs.machineFates[cheap];
-    const good = await rent();
+    const good = await settled();
     expect(good).toMatchObject({ status: 'ready', rentals: [{ machineId: String(cheap) }] });
     expect(await remembered(cheap)).toMatchObject({
       failures: 3,
@@ -117,43 +90,48 @@ describe('a machine that failed', () => {
     });
   });
 
-  it('is rented all the same when a caller names it', async () => {
-    await start({ MAX_RENTALS_PER_INSTANCE: '1' });
+  it('is rented all the same when a caller names it', async ({ startMarket }) => {
+    const { vast, settled, offers } = await startMarket({ MAX_RENTALS_PER_INSTANCE: '1' });
     vast.knobs.machineFates[cheap] = 'oci-error';
-    await rent();
+    await settled();
     delete vast.knobs.machineFates[cheap];
     const { rejected } = await offers();
     const named = rejected.find(({ machineId }) => Number(machineId) === cheap);
-    expect(await rent({ offerId: named?.id })).toMatchObject({
+    expect(await settled({ offerId: named?.id })).toMatchObject({
       status: 'ready',
       rentals: [{ machineId: String(cheap) }],
     });
   });
 
-  it('counts when it fails after it was ready', async () => {
-    await start();
-    const instance = await rent();
+  it('counts when it fails after it was ready', async ({ startMarket }) => {
+    const { vast, settled, instanceWhen, remembered } = await startMarket();
+    const { id } = await settled();
     const [rental] = vast.liveRentals();
     vast.strike(rental?.id ?? 0, 'exited');
-    await service.until<Instance>(`/instances/${instance.id}`, ({ status }) => status === 'terminated');
+    await instanceWhen(id, 'terminated');
     expect(await remembered(cheap)).toMatchObject({ successes: 1, failures: 1, failures_in_row: 1 });
   });
 });
 
-describe('what is not the fault of a machine', () => {
-  it.each(['insufficient-credit', 'no-such-ask-410', 'invalid-args'] as const)(
+describe.concurrent('what is not the fault of a machine', () => {
+  it.for(['insufficient-credit', 'no-such-ask-410', 'invalid-args'] as const)(
     'does not count against it: %s',
-    async (fault) => {
-      await start({ MAX_RENTALS_PER_INSTANCE: '1' });
+    async (fault, { startMarket }) => {
+      const { vast, settled, remembered } = await startMarket({ MAX_RENTALS_PER_INSTANCE: '1' });
       vast.knobs.faults.create.push(fault);
-      await rent();
+      await settled();
       expect((await remembered(cheap))?.failures ?? 0).toBe(0);
     },
   );
 
-  it('does not count against it: an image that does not exist, and an end on request', async () => {
-    await start({ VAST_IMAGE: 'nobody/nothing', MAX_RENTALS_PER_INSTANCE: '1' });
-    expect(await rent()).toMatchObject({
+  it('does not count against it: an image that does not exist, and an end on request', async ({
+    startMarket,
+  }) => {
+    const { settled, remembered } = await startMarket({
+      VAST_IMAGE: 'nobody/nothing',
+      MAX_RENTALS_PER_INSTANCE: '1',
+    });
+    expect(await settled()).toMatchObject({
       status: 'terminated',
       rentals: [{ endReason: 'image_pull_failed' }],
     });
@@ -161,13 +139,16 @@ describe('what is not the fault of a machine', () => {
   });
 });
 
-describe('a machine that became ready', () => {
-  it('is expected to take as long again, and its offer says that this was measured', async () => {
-    await start();
+describe.concurrent('a machine that became ready', () => {
+  it('is expected to take as long again, and its offer says that this was measured', async ({
+    startMarket,
+  }) => {
+    const { settled, end, offers } = await startMarket();
     const before = (await offers()).items.find(({ machineId }) => Number(machineId) === cheap);
     expect(before).toMatchObject({ measuredBootMinutes: null });
     expect(before?.expectedBootMinutes).toBeGreaterThan(3);
-    await end(await rent());
+    const { id } = await settled();
+    await end(id);
     const after = (await offers()).items.find(({ machineId }) => Number(machineId) === cheap);
     expect(after?.measuredBootMinutes).toBeLessThan(1);
     expect(after?.expectedBootMinutes).toBe(after?.measuredBootMinutes);
