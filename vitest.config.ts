@@ -19,8 +19,10 @@ export default defineConfig({
     pool: 'forks',
     // Starting anew for each file took most of the time of the unit tests, and files leave nothing behind.
     isolate: false,
-    // Most tests wait for others most of the time: the database, the doubles, a moment that must come.
-    maxWorkers: Number(process.env['TEST_WORKERS'] ?? 7),
+    // Most tests wait for others most of the time: the database, the doubles, a moment that must come. A worker more compiles
+    // all code once more, so a file's tests rather run beside each other. More at once only wait for the processors, and ask meanwhile.
+    maxWorkers: Number(process.env['TEST_WORKERS'] ?? 5),
+    maxConcurrency: 3,
     sequence: { sequencer: LongestFirst },
     globalSetup: 'test/support/global-setup.ts',
   },

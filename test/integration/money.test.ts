@@ -3,7 +3,7 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import { describe, expect } from 'vitest';
 import type { JobCost } from '../../src/jobs/cost.ts';
 import type { OfferSpec } from '../doubles/vast/index.ts';
-import { it as renting, type Instance, type Renting } from '../support/renting.ts';
+import { it as base, type Instance, type Renting, type StartRenting } from '../support/renting.ts';
 import { emptyImage } from '../support/workflows.ts';
 
 interface Job {
@@ -62,9 +62,9 @@ const rich = {
 };
 
 /** Nothing is rented but what a test asks for. */
-const it = renting.override(
+const it = base.extend(
   'start',
-  ({ start }) =>
+  ({ start }): StartRenting =>
     ({ env, ...options } = {}) =>
       start({ ...options, env: { FLEET_MAX: '0', ...env } }),
 );

@@ -43,8 +43,8 @@ export interface Stage {
   stop(): Promise<void>;
 }
 
-/** Cases that are played at once. */
-const SHARED_OF_EACH = 5;
+/** Cases that are played at once: Vitest's `maxConcurrency`. */
+const SHARED_OF_EACH = 3;
 
 /** Starts everything, and resolves when every instance is ready and its nodes are known. */
 export async function setStage(cases: readonly Case[], env: Record<string, string>): Promise<Stage> {

@@ -60,7 +60,10 @@ export interface RentingOptions {
 
 export type StartRenting = (options?: RentingOptions) => Promise<Renting>;
 
-/** A test that starts what it rents with by `start`, as often as it likes; all of it is stopped after the test. */
+/**
+ * A test that starts what it rents with by `start`, as often as it likes; all of it is stopped after the test. A file with settings
+ * of its own extends it: `override` would change it for the files that follow in the same worker too.
+ */
 // oxlint-disable-next-line no-empty-pattern -- Vitest reads from it which other fixtures are needed
 export const it = base.extend('start', async ({}, { onCleanup }) => {
   const open = new AsyncDisposableStack();

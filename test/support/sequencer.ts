@@ -1,25 +1,25 @@
 // The order of the test files: the long ones first, so that none of them runs alone in the end.
 import { BaseSequencer, type TestSpecification } from 'vitest/node';
 
-/** From the longest on. */
+/** The longest first; those that mostly wait between those that keep the processors busy. */
 const longest = [
   'reconcile',
-  'instance-lives',
-  'instances',
-  'dead-man',
-  'money',
   'replicas',
-  'wedged',
-  'fleet',
-  'service-crash',
   'job-outcomes',
   'jobs-unreliable',
+  'instance-lives',
   'jobs-run',
+  'instances',
   'webhooks',
-  'data-export',
-  'bad-input',
+  'money',
   'embedded-postgres',
+  'dead-man',
+  'bad-input',
+  'fleet',
+  'wedged',
   'machines',
+  'data-export',
+  'service-crash',
   'fencing',
   'jobs-events',
   's3-store',
