@@ -40,6 +40,8 @@ const maxConnections = 240;
 /** After a crash the server reads its log before it accepts connections. */
 const startLimitMs = 180_000;
 const logLimitBytes = 5_000_000;
+/** A server that starts fills its lock file at once. One that is empty for longer is what a crash, or a loss of power, has left. */
+const emptyLimitMs = 2_000;
 
 /** Resolves when the server accepts connections: the one that runs already, or else a new one. */
 export async function runServer(server: Server): Promise<void> {
@@ -121,7 +123,7 @@ async function launch(server: Server, deadline: number): Promise<boolean> {
   await ended;
   const said = (await readFile(logPath(server))).subarray(logStart).toString('utf8');
   // Another start was faster, or sessions of a killed server have not ended yet.
-  if (/lock file .* already exists|pre-existing shared memory/.test(said)) {
+  if (/lock file .* (already exists|is empty)|pre-existing shared memory/.test(said)) {
     await delay(100);
     return false;
   }
@@ -154,10 +156,22 @@ function commandLine({ folder, socketFolder, settings }: Server): string[] {
  */
 async function clearStaleLocks({ folder, socketFolder }: Server): Promise<void> {
   const path = pidPath(folder);
+  const socketLock = join(socketFolder, '.s.PGSQL.5432.lock');
+  await Promise.all([path, socketLock].map(removeRemnant));
   const found = await mistakenOwner(path, folder);
   if (found !== null) await writeFile(path, found.replace(/^\d+/, String(process.pid)));
-  const socketLock = join(socketFolder, '.s.PGSQL.5432.lock');
   if ((await mistakenOwner(socketLock, folder)) !== null) await rm(socketLock, { force: true });
+}
+
+/** PostgreSQL starts beside no empty lock file, since it may be that of a server that starts at this moment. */
+async function removeRemnant(path: string): Promise<void> {
+  const found = await stat(path).catch(() => null);
+  if (found?.size !== 0) return;
+  await delay(emptyLimitMs);
+  const later = await stat(path).catch(() => null);
+  if (later?.size === 0 && later.ino === found.ino && later.ctimeMs === found.ctimeMs) {
+    await rm(path, { force: true });
+  }
 }
 
 /** The text of a lock file whose number belongs to a living process that is not the folder's server. */

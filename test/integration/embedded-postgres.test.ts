@@ -1,8 +1,7 @@
-import { execFile, spawn } from 'node:child_process';
+import { spawn } from 'node:child_process';
 import { chmod, mkdir, readFile, rm, stat, symlink, writeFile } from 'node:fs/promises';
 import { createServer, type Socket } from 'node:net';
 import { join } from 'node:path';
-import { promisify } from 'node:util';
 import { sql } from 'kysely';
 import { expect, onTestFinished, test } from 'vitest';
 import type { Database } from '../../src/database/database.ts';
@@ -22,7 +21,14 @@ async function serverPid(folder: string): Promise<number> {
 async function killServer(folder: string): Promise<void> {
   const pid = await serverPid(folder);
   const children = await readFile(`/proc/${pid}/task/${pid}/children`, 'utf8').catch(() => '');
-  await promisify(execFile)('kill', ['-9', String(pid), ...children.split(' ').filter(Boolean)]);
+  process.kill(pid, 'SIGKILL');
+  for (const child of children.split(' ').filter(Boolean)) {
+    try {
+      process.kill(Number(child), 'SIGKILL');
+    } catch {
+      // A session that has ended by itself.
+    }
+  }
 }
 
 async function values(database: Database): Promise<string[]> {
@@ -71,8 +77,9 @@ test('no committed write is lost when the server of a killed service is adopted,
   const second = startService('write', folder);
   await second.says(/^committed \d+-99$/);
   expect(await serverPid(folder)).toBe(pid);
-  await killServer(folder);
+  // In this order: a service that lives would start another.
   await second.kill('SIGKILL');
+  await killServer(folder);
   // The same user's, as it may be in a container where numbers are small.
   const other = spawn('sleep', ['60'], { ...(await chooseAccount(join(folder, 'postgres'))) });
   onTestFinished(() => void other.kill());
@@ -83,6 +90,14 @@ test('no committed write is lost when the server of a killed service is adopted,
 
   const database = await startEmbedded(folder);
   expect(await values(database)).toEqual(expect.arrayContaining([...committed(first), ...committed(second)]));
+});
+
+test('a lock file that a loss of power has left empty keeps no server from starting', async () => {
+  const folder = await usedDataFolder();
+  for (const name of ['postmaster.pid', '.s.PGSQL.5432.lock'])
+    await writeFile(join(folder, 'postgres', name), '');
+  const database = await startEmbedded(folder);
+  expect(await values(database)).toEqual([]);
 });
 
 test('a second service on the folder is refused and told who has it, and gets it while that one stops', async () => {
