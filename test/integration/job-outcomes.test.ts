@@ -800,8 +800,11 @@ function expectWholeTimes({ timings }: JobView): void {
   expect(sum).toBeLessThanOrEqual((totalMs ?? 0) + 5);
 }
 
+let pictures = 0;
+/** A new one each time: a ComfyUI that several cases share keeps what it was sent. */
 function png(): Promise<Buffer> {
-  return sharp({ create: { width: 32, height: 24, channels: 3, background: '#c04020' } })
+  pictures += 1;
+  return sharp({ create: { width: 32, height: 24, channels: 3, background: { r: 192, g: 64, b: pictures } } })
     .png()
     .toBuffer();
 }
