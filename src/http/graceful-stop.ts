@@ -13,8 +13,9 @@ declare module 'fastify' {
 }
 
 /**
- * Has the app close as soon as the answers that are under way have been sent, or after `timeoutMs` where some do not end. Node's
- * own close cuts off what of an answer still waits in memory for a slow reader, and waits for connections that never ask.
+ * Has the app turn requests away while it closes, and close as soon as the answers that are under way have been sent, or after
+ * `timeoutMs` where some do not end. Node's own close cuts off what of an answer still waits in memory for a slow reader, and waits
+ * for connections that never ask.
  */
 export function stopGracefully(app: FastifyInstance, timeoutMs: number): void {
   const stopping = new AbortController();
