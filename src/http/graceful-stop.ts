@@ -26,7 +26,7 @@ export function stopGracefully(app: FastifyInstance, timeoutMs: number): void {
       extra: { retryAfterSeconds: 5 },
     });
   });
-  // Kept alive after its answer, a connection could bring one request after the other.
+  // Its connection ends after the answer, so nothing more is to be sent on it.
   app.addHook('onSend', (_request, reply, _payload, done) => {
     if (stopping.signal.aborted) reply.header('connection', 'close');
     done();

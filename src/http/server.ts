@@ -78,7 +78,7 @@ export async function createHttpServer(options: HttpServerOptions): Promise<App>
     requestTimeout: 3_600_000,
     // The app answers those itself, see `stopGracefully`.
     return503OnClosing: false,
-    // Its wait is a hook, which would be given up after this.
+    // `stopGracefully` waits in a hook, which would be given up after this.
     pluginTimeout: stopTimeoutMs + 10_000,
     routerOptions: { maxParamLength: 300 },
     frameworkErrors: answerError,
