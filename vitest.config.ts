@@ -1,5 +1,6 @@
 import { defineConfig } from 'vitest/config';
 import { LongestFirst } from './test/support/sequencer.ts';
+import { TESTS_AT_ONCE } from './test/support/tests-at-once.ts';
 
 // Where the gate wants the counts as JSON too.
 const json = process.env['VITEST_JSON'];
@@ -22,7 +23,7 @@ export default defineConfig({
     // Most tests wait for others most of the time: the database, the doubles, a moment that must come. A worker more compiles
     // all code once more, so a file's tests rather run beside each other. More at once only wait for the processors, and ask meanwhile.
     maxWorkers: Number(process.env['TEST_WORKERS'] ?? 5),
-    maxConcurrency: 3,
+    maxConcurrency: TESTS_AT_ONCE,
     sequence: { sequencer: LongestFirst },
     globalSetup: 'test/support/global-setup.ts',
   },

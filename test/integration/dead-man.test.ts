@@ -8,6 +8,7 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import { describe, expect } from 'vitest';
 import { withDeadManSwitch } from '../../src/vast/dead-man-script.ts';
 import { instantPhases } from '../doubles/vast/knobs.ts';
+import { eventually } from '../support/eventually.ts';
 import { it, type Instance, type Renting, type StartRenting } from '../support/renting.ts';
 
 /** Two seconds. */
@@ -56,13 +57,13 @@ describe.concurrent('a rented machine', () => {
       // The service would look at it less often than it wants to hear.
       env: { DEAD_MAN_SWITCH_MINUTES: WATCHED_SWITCH_MINUTES, INSTANCE_CHECK_SECONDS: '3600' },
     });
-    const { vast, service, readyInstance } = renting;
+    const { vast, service, post, readyInstance } = renting;
     const { id } = await readyInstance();
     const workflow = {
       '1': { class_type: 'FakeSampler', inputs: {} },
       '2': { class_type: 'SaveImage', inputs: { images: ['1', 0], filename_prefix: 'x' } },
     };
-    await service.call('/jobs', { method: 'POST', json: { workflow, instanceId: id } });
+    await post('/jobs', { workflow, instanceId: id });
     await watchedFor(renting, WATCHED_MS);
     expect((await service.call<Instance>(`/instances/${id}`)).body.status).toBe('ready');
 
@@ -87,7 +88,7 @@ describe.concurrent('a rented machine', () => {
     await db.updateTable('rentals').set({ heartbeat_at: ahead }).execute();
     const lastBeat = async () =>
       (await db.selectFrom('rentals').select('heartbeat_at').executeTakeFirstOrThrow()).heartbeat_at;
-    await until(async () => (await lastBeat())?.getTime() !== ahead.getTime(), 5_000);
+    await eventually(async () => expect(await lastBeat()).not.toEqual(ahead), 5_000);
     expect(vast.counters.selfDestroyed).toBe(0);
   });
 

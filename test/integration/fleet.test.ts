@@ -6,7 +6,7 @@ import { createLogger } from '../../src/support/log.ts';
 import { instantPhases } from '../doubles/vast/knobs.ts';
 import { startComfyDouble } from '../doubles/comfyui/index.ts';
 import { fresh } from '../support/jobs.ts';
-import { it as base, type Instance, type RentingOptions } from '../support/renting.ts';
+import { it as base, withEnv, type Instance, type RentingOptions } from '../support/renting.ts';
 import { emptyImage } from '../support/workflows.ts';
 
 interface Job {
@@ -27,8 +27,8 @@ const anyHasEnded = (instances: Instance[]): boolean =>
   instances.some(({ status }) => status === 'terminated');
 
 /** Idle instances stay, unless a test says when they go. */
-const it = base.extend('startFleet', ({ start }) => async ({ env, ...options }: RentingOptions = {}) => {
-  const renting = await start({ ...options, env: { INSTANCE_IDLE_MINUTES: never, ...env } });
+const it = base.extend('startFleet', ({ start }) => async (options?: RentingOptions) => {
+  const renting = await withEnv(start, { INSTANCE_IDLE_MINUTES: never })(options);
   const { service, post } = renting;
   const jobWhen = (id: string, done: (job: Job) => boolean) => service.until<Job>(`/jobs/${id}`, done);
   const instancesWhen = async (done: (instances: Instance[]) => boolean) =>

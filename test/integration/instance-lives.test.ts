@@ -3,7 +3,7 @@ import { sql } from 'kysely';
 import { describe, expect } from 'vitest';
 import { instantPhases } from '../doubles/vast/knobs.ts';
 import { eventually } from '../support/eventually.ts';
-import { isSettled, it, type Instance, type Renting, type StartRenting } from '../support/renting.ts';
+import { it, type Instance, type Renting, type StartRenting } from '../support/renting.ts';
 
 describe.concurrent('a rented instance', () => {
   it('goes on destroying through refusals, lies and lost answers until the machine is gone', async ({
@@ -51,13 +51,12 @@ describe.concurrent('a rented instance', () => {
   });
 
   it('ends an instance that is still being rented without losing its machine', async ({ start }) => {
-    const { vast, service, rent, instanceWhen } = await start({
+    const { vast, rent, instanceWhen, end } = await start({
       vast: { knobs: { phases: { ...instantPhases, loadingMs: 5000 } } },
     });
     const { id } = await rent();
     await instanceWhen(id, ({ phase }) => phase === 'loading');
-    await service.call(`/instances/${id}`, { method: 'DELETE' });
-    await instanceWhen(id, 'terminated');
+    await end(id);
     expect(vast.liveRentals()).toHaveLength(0);
   });
 
@@ -68,10 +67,9 @@ describe.concurrent('a rented instance', () => {
     ['outbid', 'outbid'],
     ['contract-ended', 'stopped_by_provider'],
   ] as const)('ends a ready instance that is %s, with the reason', async ([mishap, reason], { start }) => {
-    const { vast, rent, instanceWhen } = await start();
-    const { id } = await rent();
-    const ready = await instanceWhen(id, isSettled);
-    vast.strike(Number(ready.rentals[0]?.providerInstanceId), mishap);
+    const { vast, settled, instanceWhen } = await start();
+    const { id, rentals } = await settled();
+    vast.strike(Number(rentals[0]?.providerInstanceId), mishap);
     const ended = await instanceWhen(id, 'terminated');
     expect(ended.terminationReason).toBe(reason);
     expect(vast.liveRentals()).toHaveLength(0);
@@ -80,21 +78,20 @@ describe.concurrent('a rented instance', () => {
   it('says so, at every check, when a machine runs another ComfyUI than the image should have', async ({
     start,
   }) => {
-    const { service, rent, instanceWhen } = await start({
+    const { service, settled, instanceWhen } = await start({
       vast: { comfyKnobs: { reportedVersion: '0.7.0' } },
     });
-    const { id } = await rent();
     const warning = 'ComfyUI 0.7.0 answers, and not 0.35.0 as VAST_IMAGE_TAG says.';
-    const ready = await instanceWhen(id, isSettled);
+    const ready = await settled();
     expect(ready).toMatchObject({ status: 'ready', comfyuiVersion: '0.7.0', message: warning });
     await service.service.database.db.updateTable('instances').set({ message: null }).execute();
-    await instanceWhen(id, ({ message }) => message === warning);
+    await instanceWhen(ready.id, ({ message }) => message === warning);
   });
 
   it('follows a ready instance that moves to another address, and its job goes on there', async ({
     start,
   }) => {
-    const { vast, service, settled } = await start({
+    const { vast, service, post, settled } = await start({
       vast: { comfyKnobs: { nodes: { FakeSampler: { durationMs: 3000, steps: 30 } } } },
     });
     const ready = await settled();
@@ -102,7 +99,7 @@ describe.concurrent('a rented instance', () => {
       '1': { class_type: 'FakeSampler', inputs: {} },
       '2': { class_type: 'SaveImage', inputs: { images: ['1', 0], filename_prefix: 'moved' } },
     };
-    const { body: job } = await service.call<{ id: string }>('/jobs', { method: 'POST', json: { workflow } });
+    const { body: job } = await post<{ id: string }>('/jobs', { workflow });
     const jobWhen = (
       done: (now: { status: string; attempt: number; progress: { phase: string } | null }) => boolean,
     ) => service.until(`/jobs/${job.id}`, done);
@@ -118,7 +115,7 @@ describe.concurrent('a rented instance', () => {
   it('lets the jobs of an instance end that is drained, asked once or again, and says what it waits for', async ({
     start,
   }) => {
-    const { service, settled, instanceWhen } = await start({
+    const { service, post, settled, instanceWhen } = await start({
       vast: { comfyKnobs: { nodes: { FakeSampler: { durationMs: 3000, steps: 30 } } } },
     });
     const { id } = await settled();
@@ -126,7 +123,7 @@ describe.concurrent('a rented instance', () => {
       '1': { class_type: 'FakeSampler', inputs: {} },
       '2': { class_type: 'SaveImage', inputs: { images: ['1', 0], filename_prefix: 'drained' } },
     };
-    const { body: job } = await service.call<{ id: string }>('/jobs', { method: 'POST', json: { workflow } });
+    const { body: job } = await post<{ id: string }>('/jobs', { workflow });
     await service.until<{ status: string }>(`/jobs/${job.id}`, ({ status }) => status === 'running');
     await service.call(`/instances/${id}?drain=true`, { method: 'DELETE' });
     const { message } = await instanceWhen(
@@ -169,10 +166,9 @@ describe.concurrent('a rented instance', () => {
   });
 
   it('gives up a ready instance that swallows connections, after its limit', async ({ start }) => {
-    const { vast, rent, instanceWhen } = await start({ env: { UNREACHABLE_TIMEOUT_SECONDS: '1' } });
-    const { id } = await rent();
-    const ready = await instanceWhen(id, isSettled);
-    vast.strike(Number(ready.rentals[0]?.providerInstanceId), 'comfyui-gone');
+    const { vast, settled, instanceWhen } = await start({ env: { UNREACHABLE_TIMEOUT_SECONDS: '1' } });
+    const { id, rentals } = await settled();
+    vast.strike(Number(rentals[0]?.providerInstanceId), 'comfyui-gone');
     const ended = await instanceWhen(id, 'terminated');
     expect(ended.terminationReason).toBe('unreachable');
   });
@@ -180,13 +176,12 @@ describe.concurrent('a rented instance', () => {
   it('is given up after its limit although the single view of the provider fails for ever', async ({
     start,
   }) => {
-    const { vast, rent, instanceWhen } = await start({
+    const { vast, settled, instanceWhen } = await start({
       env: { UNREACHABLE_TIMEOUT_SECONDS: '1', INSTANCE_CHECK_SECONDS: '0.2' },
     });
-    const { id } = await rent();
-    const ready = await instanceWhen(id, isSettled);
+    const { id, rentals } = await settled();
     vast.knobs.faultChances.show = [{ fault: '500', chance: 1 }];
-    vast.strike(Number(ready.rentals[0]?.providerInstanceId), 'comfyui-gone');
+    vast.strike(Number(rentals[0]?.providerInstanceId), 'comfyui-gone');
     await vast.until(() => vast.liveRentals().length === 0);
     vast.knobs.faultChances = {};
     const ended = await instanceWhen(id, 'terminated');

@@ -332,25 +332,20 @@ describe.concurrent('renting an instance', () => {
 
 describe.concurrent('requests for instances', () => {
   it('are refused over the limit, together as well as one by one', async ({ start }) => {
-    const { service } = await start({ env: { MAX_INSTANCES: '2' } });
-    const answers = await Promise.all(
-      Array.from({ length: 6 }, () => service.call<Problem>('/instances', { method: 'POST', json: {} })),
-    );
+    const { post } = await start({ env: { MAX_INSTANCES: '2' } });
+    const answers = await Promise.all(Array.from({ length: 6 }, () => post<Problem>('/instances')));
     const statuses = answers.map(({ status }) => status).toSorted((a, b) => a - b);
     expect(statuses).toEqual([202, 202, 402, 402, 402, 402]);
     expect(answers.find(({ status }) => status === 402)?.body.code).toBe('limit_reached');
   });
 
   it('name the field at fault and spend nothing', async ({ start }) => {
-    const { vast, service } = await start();
-    const unknown = await service.call<Problem>('/instances', { method: 'POST', json: { gpu: 'RTX 4090' } });
+    const { vast, post } = await start();
+    const unknown = await post<Problem>('/instances', { gpu: 'RTX 4090' });
     expect(unknown).toMatchObject({ status: 400, body: { code: 'invalid_request', field: 'gpu' } });
-    const low = await service.call<Problem>('/instances', {
-      method: 'POST',
-      json: { requirements: { diskGb: 1 } },
-    });
+    const low = await post<Problem>('/instances', { requirements: { diskGb: 1 } });
     for (const offerId of ['nonsense', '1.m2.1x64', '1.2.0x64', '1.2.9x64', '1.2.1x0', '1.2.1x99999'])
-      expect(await service.call<Problem>('/instances', { method: 'POST', json: { offerId } })).toMatchObject({
+      expect(await post<Problem>('/instances', { offerId })).toMatchObject({
         status: 400,
         body: { code: 'invalid_request', field: 'offerId', detail: expect.stringContaining('GET /offers') },
       });

@@ -3,7 +3,7 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import { describe, expect } from 'vitest';
 import type { JobCost } from '../../src/jobs/cost.ts';
 import type { OfferSpec } from '../doubles/vast/index.ts';
-import { it as base, type Instance, type Renting, type StartRenting } from '../support/renting.ts';
+import { it as base, withEnv, type Instance, type Renting } from '../support/renting.ts';
 import { emptyImage } from '../support/workflows.ts';
 
 interface Job {
@@ -62,12 +62,7 @@ const rich = {
 };
 
 /** Nothing is rented but what a test asks for. */
-const it = base.extend(
-  'start',
-  ({ start }): StartRenting =>
-    ({ env, ...options } = {}) =>
-      start({ ...options, env: { FLEET_MAX: '0', ...env } }),
-);
+const it = base.extend('start', ({ start }) => withEnv(start, { FLEET_MAX: '0' }));
 
 async function run({ post, service }: Pick<Renting, 'post' | 'service'>, instanceId: string): Promise<Job> {
   const { body } = await post<Job>('/jobs', { workflow: emptyImage, instanceId });

@@ -3,7 +3,7 @@ import { randomUUID } from 'node:crypto';
 import { describe, expect } from 'vitest';
 import { reconcile } from '../../src/instances/reconcile.ts';
 import type { VastDouble } from '../doubles/vast/index.ts';
-import { it as base, type Instance, type Renting, type StartRenting } from '../support/renting.ts';
+import { it as base, withEnv, type Instance, type Renting, type StartRenting } from '../support/renting.ts';
 import type { TestService } from '../support/service.ts';
 import { createStepBench } from '../support/steps.ts';
 import { emptyImage } from '../support/workflows.ts';
@@ -26,9 +26,7 @@ const quick = {
   RENT_SETTLE_SECONDS: '1',
 };
 
-const it = base.extend('start', ({ start }): StartRenting => {
-  return ({ env, ...options } = {}) => start({ ...options, env: { ...quick, ...env } });
-});
+const it = base.extend('start', ({ start }) => withEnv(start, quick));
 
 const labelled = (instanceId: string) => `cfy.test.${instanceId}.1`;
 

@@ -2,5 +2,5 @@
 import { vi } from 'vitest';
 
 /** Checks again and again until the check passes; rejects with its last failure after `timeout` milliseconds. */
-export const eventually = <T>(check: () => T | Promise<T>, timeout = 15_000): Promise<T> =>
+export const eventually = (check: () => void | Promise<void>, timeout = 15_000): Promise<void> =>
   vi.waitFor(check, { timeout });

@@ -1,5 +1,5 @@
 // One service with a double of ComfyUI for each of many cases, so that faults of one do not meet the jobs of another.
-import { expect, vi } from 'vitest';
+import { expect } from 'vitest';
 import type { Workflow } from '../../src/jobs/job.ts';
 import type { JobView } from '../../src/jobs/presentation.ts';
 import {
@@ -9,7 +9,9 @@ import {
   type ComfyVersion,
 } from '../doubles/comfyui/index.ts';
 import { defaultKnobs, newCounters } from '../doubles/comfyui/knobs.ts';
+import { eventually } from './eventually.ts';
 import { startTestService, type Answer, type TestService } from './service.ts';
+import { TESTS_AT_ONCE } from './tests-at-once.ts';
 
 /** A ComfyUI with its knobs turned, and jobs that run on it and nowhere else. */
 export interface Play {
@@ -43,14 +45,11 @@ export interface Stage {
   stop(): Promise<void>;
 }
 
-/** Cases that are played at once: Vitest's `maxConcurrency`. */
-const SHARED_OF_EACH = 3;
-
 /** Starts everything, and resolves when every instance is ready and its nodes are known. */
 export async function setStage(cases: readonly Case[], env: Record<string, string>): Promise<Stage> {
   const versions = [...new Set(cases.map(({ version }) => version))];
   const shared = versions.flatMap((version) =>
-    Array.from({ length: SHARED_OF_EACH }, (): Case => ({ version })),
+    Array.from({ length: TESTS_AT_ONCE }, (): Case => ({ version })),
   );
   const parts = [...shared, ...cases.filter(({ own }) => own !== undefined)];
   const doubles = await Promise.all(
@@ -67,7 +66,7 @@ export async function setStage(cases: readonly Case[], env: Record<string, strin
       .where('status', '=', 'ready')
       .where('catalog_id', 'is not', null)
       .execute();
-  await vi.waitFor(async () => expect(await known()).toHaveLength(parts.length), { timeout: 45_000 });
+  await eventually(async () => expect(await known()).toHaveLength(parts.length), 45_000);
   const instances = await known();
   const plays = doubles.map((double) => {
     const instance = instances.find(({ static_url: url }) => url === double.url);
@@ -81,7 +80,7 @@ export async function setStage(cases: readonly Case[], env: Record<string, strin
       const own = plays[parts.indexOf(at)];
       if (own !== undefined) return act(own);
       const taken = free.find(({ version }) => version === at.version);
-      if (taken === undefined) throw new Error(`More than ${SHARED_OF_EACH} cases are played at once.`);
+      if (taken === undefined) throw new Error(`More than ${TESTS_AT_ONCE} cases are played at once.`);
       free.splice(free.indexOf(taken), 1);
       const { knobs, counters } = taken.play.double;
       Object.assign(knobs, defaultKnobs());

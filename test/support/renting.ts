@@ -82,6 +82,12 @@ export const it = base.extend('start', async ({}, { onCleanup }) => {
   return start;
 });
 
+/** A `start` with settings of a file's own, which a test may set otherwise. */
+export const withEnv =
+  (start: StartRenting, settings: Record<string, string>): StartRenting =>
+  ({ env, ...options } = {}) =>
+    start({ ...options, env: { ...settings, ...env } });
+
 function createRenting(vast: VastDouble, service: TestService): Renting {
   const renting: Renting = {
     vast,

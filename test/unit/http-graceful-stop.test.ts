@@ -6,7 +6,7 @@ import { text } from 'node:stream/consumers';
 import { setImmediate } from 'node:timers/promises';
 import type { FastifyPluginAsyncZod } from 'fastify-type-provider-zod';
 import { describe, expect, it } from 'vitest';
-import { createTestApp } from '../support/http.ts';
+import { createTestApp, type TestAppOptions } from '../support/http.ts';
 
 const routes: FastifyPluginAsyncZod = async (app) => {
   app.get('/thing', async () => ({}));
@@ -31,8 +31,7 @@ const holding =
 
 describe('a graceful stop', () => {
   it('ends streams that have no end of their own', async () => {
-    const { app } = await createTestApp({ routes: [routes] });
-    const url = await app.listen({ host: '127.0.0.1', port: 0 });
+    const { app, url } = await listening({ routes: [routes] });
     const received = text(await open(`${url}/events`));
     await app.close();
     expect(await received).toBe('data: hello\n\ndata: bye\n\n');
@@ -41,12 +40,11 @@ describe('a graceful stop', () => {
   it('finishes what was begun, and turns away what comes after', async () => {
     const held = new PassThrough();
     const refused = Promise.withResolvers<void>();
-    const { app } = await createTestApp({
+    const { app, url } = await listening({
       routes: [routes, holding(held)],
       onLog: (line) => line.includes('a request was not served') && refused.resolve(),
     });
-    const url = new URL(await app.listen({ host: '127.0.0.1', port: 0 }));
-    const socket = connect({ host: url.hostname, port: Number(url.port) });
+    const socket = connect(Number(new URL(url).port), '127.0.0.1');
     const received = text(socket);
     held.write('begun, ');
     socket.write('GET /held HTTP/1.1\r\nHost: localhost\r\n\r\n');
@@ -63,14 +61,13 @@ describe('a graceful stop', () => {
 
   it('lets a slow reader have the rest of what it is being sent', async () => {
     const large = Buffer.alloc(20_000_000, 'x');
-    const { app } = await createTestApp({
+    const { app, url } = await listening({
       routes: [
         async (server) => {
           server.get('/large', (_request, reply) => reply.send(large));
         },
       ],
     });
-    const url = await app.listen({ host: '127.0.0.1', port: 0 });
     const answer = await open(`${url}/large`);
     const closed = app.close();
     await setImmediate();
@@ -80,8 +77,7 @@ describe('a graceful stop', () => {
 
   it('waits no longer than for the last byte, when that was on its way', async () => {
     const held = new PassThrough();
-    const { app } = await createTestApp({ routes: [holding(held)] });
-    const url = await app.listen({ host: '127.0.0.1', port: 0 });
+    const { app, url } = await listening({ routes: [holding(held)] });
     const agent = new Agent({ keepAlive: true });
     held.write('begun, ');
     const answer = await open(`${url}/held`, agent);
@@ -95,9 +91,8 @@ describe('a graceful stop', () => {
   });
 
   it('does not wait for who is connected and asks for nothing', async () => {
-    const { app } = await createTestApp();
-    const url = new URL(await app.listen({ host: '127.0.0.1', port: 0 }));
-    const silent = connect({ host: url.hostname, port: Number(url.port) });
+    const { app, url } = await listening();
+    const silent = connect(Number(new URL(url).port), '127.0.0.1');
     await once(app.server, 'connection');
     await app.close();
     await once(silent.resume(), 'close');
@@ -106,8 +101,7 @@ describe('a graceful stop', () => {
 
   it('lets nobody in meanwhile, so that a browser takes up its events again elsewhere or later', async () => {
     const held = new PassThrough();
-    const { app } = await createTestApp({ routes: [routes, holding(held)] });
-    const url = await app.listen({ host: '127.0.0.1', port: 0 });
+    const { app, url } = await listening({ routes: [routes, holding(held)] });
     const agent = new Agent({ keepAlive: true });
     await text(await open(`${url}/thing`, agent));
     held.write('begun');
@@ -122,14 +116,18 @@ describe('a graceful stop', () => {
   });
 
   it('cuts what does not end in time', async () => {
-    const { app } = await createTestApp({ routes: [routes], settings: { SHUTDOWN_TIMEOUT_SECONDS: '1' } });
-    const url = await app.listen({ host: '127.0.0.1', port: 0 });
+    const { app, url } = await listening({ routes: [routes], settings: { SHUTDOWN_TIMEOUT_SECONDS: '1' } });
     const endless = await open(`${url}/endless`);
     const cut = once(endless, 'error');
     await app.close();
     expect(await cut).toEqual([expect.objectContaining({ code: 'ECONNRESET' })]);
   });
 });
+
+async function listening(options: TestAppOptions = {}) {
+  const { app } = await createTestApp(options);
+  return { app, url: await app.listen({ host: '127.0.0.1', port: 0 }) };
+}
 
 function open(url: string, agent?: Agent): Promise<IncomingMessage> {
   return new Promise((resolve, reject) => {
