@@ -1,9 +1,10 @@
 // The traps that the ComfyUI double can play: requests that break a server, and the knobs.
 import { randomUUID } from 'node:crypto';
-import { createConnection } from 'node:net';
+import { subscribe, unsubscribe } from 'node:diagnostics_channel';
+import { createConnection, type Socket } from 'node:net';
 import { setTimeout as delay } from 'node:timers/promises';
 import sharp from 'sharp';
-import { afterEach, describe, expect, test } from 'vitest';
+import { afterEach, describe, expect, onTestFinished, test } from 'vitest';
 import { isEndOf, openSocket, poll, post, send, upload } from '../doubles/comfyui/conformance/client.ts';
 import { startComfyDouble, type ComfyDouble, type ComfyDoubleOptions } from '../doubles/comfyui/index.ts';
 
@@ -173,6 +174,22 @@ describe('process', () => {
     await double.exit();
     expect(await isRefused(double)).toBe(true);
     expect(await socket.closed).toBe(1006);
+  });
+
+  test('after an exit its port is still its own, until it is stopped: else another double might get it', async () => {
+    const sockets: Socket[] = [];
+    const note = (message: unknown): void => void sockets.push((message as { socket: Socket }).socket);
+    subscribe('net.client.socket', note);
+    onTestFinished(() => void unsubscribe('net.client.socket', note));
+    const double = await start();
+    await double.exit();
+    // The system gives no port from which a connection leaves to who asks for any.
+    const leaving = sockets.filter(
+      ({ localPort, readyState }) => localPort === double.port && readyState === 'open',
+    );
+    expect(leaving).toHaveLength(1);
+    await double.stop();
+    expect(leaving.map(({ destroyed }) => destroyed)).toEqual([true]);
   });
 
   test('a wedged worker accepts and never runs, until the knob is turned back', async () => {

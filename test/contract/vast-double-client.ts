@@ -6,7 +6,7 @@ import { Agent, request } from 'undici';
 import { onTestFinished } from 'vitest';
 import { WebSocketServer } from 'ws';
 import { z } from 'zod';
-import { listen } from '../doubles/vast/listen.ts';
+import { listen } from '../doubles/ports/listen.ts';
 import type { RentedComfyUi, VastDouble, VastDoubleOptions } from '../doubles/vast/index.ts';
 import { instantPhases, startVastDouble } from '../doubles/vast/index.ts';
 

@@ -2,7 +2,7 @@
 import { once } from 'node:events';
 import { createServer, type IncomingMessage, type ServerResponse } from 'node:http';
 import { request } from 'undici';
-import { closeServer, listen } from '../doubles/vast/listen.ts';
+import { closeServer, listen } from '../doubles/ports/listen.ts';
 import type { Exchange } from './vast-openapi-pages.ts';
 
 export interface Wire {

@@ -3,7 +3,7 @@ import { once } from 'node:events';
 import http from 'node:http';
 import https from 'node:https';
 import type { Socket } from 'node:net';
-import { listen } from '../doubles/vast/listen.ts';
+import { listen } from '../doubles/ports/listen.ts';
 
 export interface TinyServer {
   url: string;

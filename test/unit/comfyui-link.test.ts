@@ -11,7 +11,7 @@ import {
   type Link,
   type LinkTarget,
 } from '../../src/comfyui/link.ts';
-import { listen } from '../doubles/vast/listen.ts';
+import { listen } from '../doubles/ports/listen.ts';
 import { makeTestCertificate, type TestCertificate } from '../support/certificate.ts';
 import { always, startTinyServer, type TinyServer } from '../support/tiny-server.ts';
 

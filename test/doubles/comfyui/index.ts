@@ -2,6 +2,7 @@
 import { mkdtemp, readFile, rm } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import path from 'node:path';
+import { holdPort } from '../ports/held-port.ts';
 import { openStorage } from './files/storage.ts';
 import { defaultKnobs, newCounters, type ComfyCounters, type ComfyKnobs } from './knobs.ts';
 import { seededRandom } from './support/random.ts';
@@ -16,7 +17,7 @@ export interface ComfyDoubleOptions {
   version?: ComfyVersion;
   /** Default 127.0.0.1. */
   host?: string;
-  /** Default: a free one. */
+  /** Default: a free one, which nobody else gets before `stop`. */
   port?: number;
   /** Of the random names and bytes; the same seed gives the same ones. */
   seed?: number;
@@ -55,8 +56,10 @@ export async function startComfyDouble(options: ComfyDoubleOptions = {}): Promis
   const start = (port: number): Promise<RunningProcess> =>
     startProcess({ traits, knobs, counters, storage, host, port, random });
 
-  let running = await start(options.port ?? 0);
-  const { port } = running;
+  const { port, release } =
+    options.port === undefined ? await holdPort(host) : { port: options.port, release: async () => {} };
+
+  let running = await start(port);
   return {
     url: `http://${host}:${port}`,
     port,
@@ -74,6 +77,7 @@ export async function startComfyDouble(options: ComfyDoubleOptions = {}): Promis
       try {
         await running.end();
       } finally {
+        await release();
         if (options.dataDir === undefined) await rm(dataDir, { recursive: true, force: true });
         else await storage.emptyTemp();
       }

@@ -1,7 +1,6 @@
 // One played server process: everything that is in memory only, and gone after a restart.
-import { once } from 'node:events';
-import type { Server } from 'node:http';
 import { setImmediate, setTimeout as delay } from 'node:timers/promises';
+import { listen } from '../ports/listen.ts';
 import { createResultCache } from './execution/result-cache.ts';
 import { runWorker } from './execution/worker.ts';
 import type { InterruptFlag } from './execution/executor.ts';
@@ -33,7 +32,6 @@ export interface ComfyProcess {
 }
 
 export interface RunningProcess {
-  readonly port: number;
   /** Drops every connection, refuses the port and forgets everything. Throws what the double did wrong, if anything. */
   end(): Promise<void>;
   dropSockets(): void;
@@ -113,9 +111,8 @@ export async function startProcess(options: ProcessOptions): Promise<RunningProc
     await new Promise<void>((resolve) => server.close(() => resolve()));
     await worker;
   };
-  const port = await listen(server, options.host, options.port);
+  await listen(server, options.port, options.host);
   return {
-    port,
     dropSockets: () => hub.drop(),
     async end() {
       await end();
@@ -137,12 +134,4 @@ async function pause(ms: number, signal: AbortSignal): Promise<void> {
   } catch {
     throw new ProcessEnded();
   }
-}
-
-async function listen(server: Server, host: string, port: number): Promise<number> {
-  server.listen(port, host);
-  await once(server, 'listening');
-  const address = server.address();
-  if (address === null || typeof address === 'string') throw new Error('The server listens on no port.');
-  return address.port;
 }

@@ -3,7 +3,7 @@ import { mkdtemp, rm } from 'node:fs/promises';
 import { createServer, type IncomingMessage, type ServerResponse } from 'node:http';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
-import { closeServer, listen } from '../vast/listen.ts';
+import { closeServer, listen } from '../ports/listen.ts';
 import { createBucket, type PendingUpload } from './bucket.ts';
 import { operationOf, sendError, type Operation } from './protocol.ts';
 

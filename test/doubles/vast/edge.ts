@@ -6,7 +6,7 @@ import { createServer as createTcpServer } from 'node:net';
 import type { Server as TcpServer, Socket } from 'node:net';
 import type { Duplex } from 'node:stream';
 import type { Certificate } from './certificate.ts';
-import { closeServer, listen } from './listen.ts';
+import { closeServer, listen } from '../ports/listen.ts';
 import type { Flow } from './proxy.ts';
 import type { Site, SiteOptions } from './site.ts';
 import { openSite, redirectToHttps } from './site.ts';

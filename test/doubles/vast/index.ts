@@ -8,7 +8,7 @@ import { manualClock, systemClock } from './clock.ts';
 import type { ComfyDouble, ComfyKnobs } from '../comfyui/index.ts';
 import type { ComfyUiDoubles } from './comfyui-doubles.ts';
 import { comfyUiDoubles } from './comfyui-doubles.ts';
-import { openPortHolder } from './held-port.ts';
+import { openPortHolder } from '../ports/held-port.ts';
 import type { ComfyUiOrder, RentedComfyUi, StartComfyUi } from './installation.ts';
 import type { Fate, LifeMishap, PartialKnobs, VastKnobs } from './knobs.ts';
 import { completeKnobs, instantPhases } from './knobs.ts';

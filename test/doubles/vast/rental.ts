@@ -4,7 +4,7 @@ import type { Certificate } from './certificate.ts';
 import type { Timer } from './clock.ts';
 import type { Container } from './container.ts';
 import type { CreateRequest } from './create-request.ts';
-import type { HeldPort } from './held-port.ts';
+import type { HeldPort } from '../ports/held-port.ts';
 import type { Installation } from './installation.ts';
 import type { Fate } from './knobs.ts';
 import type { Machine } from './market.ts';

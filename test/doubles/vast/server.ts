@@ -15,7 +15,7 @@ import {
   showInstance,
 } from './instances.ts';
 import { listInstances } from './list-instances.ts';
-import { closeServer, listen } from './listen.ts';
+import { closeServer, listen } from '../ports/listen.ts';
 import { credentialTwice, logFile, requestLogs } from './logs.ts';
 import { openRateLimits } from './rate-limits.ts';
 import type { Reply } from './reply.ts';

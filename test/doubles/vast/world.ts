@@ -1,7 +1,7 @@
 // What every part of the double shares.
 import type { DoubleClock, Timer } from './clock.ts';
 import type { StartComfyUi } from './installation.ts';
-import type { PortHolder } from './held-port.ts';
+import type { PortHolder } from '../ports/held-port.ts';
 import type { Operation } from './faults.ts';
 import type { VastKnobs } from './knobs.ts';
 import type { Market } from './market.ts';

@@ -1,4 +1,4 @@
-// Ports that belong to a rental for its whole life although nothing may listen on them yet.
+// Ports that belong to a double for its whole life, also while nothing listens on them.
 import { once } from 'node:events';
 import { connect, createServer } from 'node:net';
 import type { Socket } from 'node:net';
@@ -47,4 +47,11 @@ export async function openPortHolder(host: string): Promise<PortHolder> {
       await closeServer(anchor);
     },
   };
+}
+
+/** The same for who needs a single one. */
+export async function holdPort(host: string): Promise<{ port: number; release: () => Promise<void> }> {
+  const holder = await openPortHolder(host);
+  const { port } = await holder.hold();
+  return { port, release: () => holder.close() };
 }
