@@ -95,7 +95,7 @@ export async function startService(config: Config, log: Logger, stopping?: Abort
     registerMoneyGauges(metrics, { db, config, clock });
     const health = createHealth(healthProbes({ database, queues, upkeep, provider, store, db, config }));
     const prefix = await labelPrefix(db, config);
-    const account = { db, provider, labelPrefix: prefix };
+    const account = { db, provider, labelPrefix: prefix, clock };
     const costs = { db, instances, nodes, budget, config, clock };
     const routes = domainRoutes({
       links,

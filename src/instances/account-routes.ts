@@ -4,6 +4,7 @@ import type { Kysely } from 'kysely';
 import { z } from 'zod';
 import type { Tables } from '../database/tables.ts';
 import { problems } from '../http/problems.ts';
+import type { Clock } from '../support/clock.ts';
 import { batched } from '../support/batched.ts';
 import { listAccount, type AccountRental } from './account.ts';
 import { ProviderError, type Provider } from './provider.ts';
@@ -13,6 +14,7 @@ export interface AccountDeps {
   db: Kysely<Tables>;
   provider: Provider | null;
   labelPrefix: string;
+  clock: Clock;
 }
 
 const LIST_TIMEOUT_MS = 30_000;
@@ -38,13 +40,17 @@ const accountRentalSchema = z
   })
   .meta({ id: 'AccountRental', description: "A rental of the provider's account" });
 
-export function accountRoutes({ db, provider, labelPrefix }: AccountDeps): FastifyPluginAsyncZod {
+export function accountRoutes({ db, provider, labelPrefix, clock }: AccountDeps): FastifyPluginAsyncZod {
   // Once for all who ask meanwhile: the reconciliation waits for its turn behind whatever is listed here.
   const list = batched(
     (prefixes: string[]) =>
       Promise.all(
         prefixes.map((prefix) =>
-          listAccount(db, needProvider({ provider }), prefix, AbortSignal.timeout(LIST_TIMEOUT_MS)),
+          listAccount(
+            { db, provider: needProvider({ provider }), clock },
+            prefix,
+            AbortSignal.timeout(LIST_TIMEOUT_MS),
+          ),
         ),
       ),
     { keyOf: (prefix) => prefix },

@@ -1,6 +1,7 @@
 // The rentals of the provider's account beside our records: which are ours, which nobody accounts for, which are somebody else's.
 import type { Kysely } from 'kysely';
 import type { Tables } from '../database/tables.ts';
+import type { Clock } from '../support/clock.ts';
 import { instanceIdIn } from './label.ts';
 import type { Provider, ProviderInstance } from './provider.ts';
 
@@ -23,12 +24,11 @@ export interface LiveRecord {
 
 /** All rentals of the account. Rejects with a `ProviderError` when the list failed or came short. */
 export async function listAccount(
-  db: Kysely<Tables>,
-  provider: Provider,
+  { db, provider, clock }: { db: Kysely<Tables>; provider: Provider; clock: Clock },
   labelPrefix: string,
   signal?: AbortSignal,
 ): Promise<AccountRental[]> {
-  const askedAt = new Date();
+  const askedAt = clock.now();
   const listed = await provider.listAll(signal);
   // After the list: whatever it shows had its record before it was made.
   const records = await db

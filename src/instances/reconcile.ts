@@ -33,7 +33,7 @@ const FORGET_AFTER_MS = 86_400_000;
 export async function reconcile(deps: InstanceDeps, signal: AbortSignal): Promise<Reconciliation | null> {
   const { db, provider, labelPrefix, clock, config, log } = deps;
   if (provider === null) return null;
-  const account = await listAccount(db, provider, labelPrefix, signal);
+  const account = await listAccount({ db, provider, clock }, labelPrefix, signal);
   const orphans = await noteSightings(db, account, clock.now());
   const result: Reconciliation = {
     ours: count(account, 'ours'),

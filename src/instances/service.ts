@@ -133,7 +133,7 @@ async function insertInstance(
       race_id: request.fleet?.raceId ?? null,
     })
     .execute();
-  await wakeInstance(trx, deps.queues, id);
+  await wakeInstance(trx, deps.queues, id, 0, deps.clock.now());
   return id;
 }
 
@@ -201,7 +201,7 @@ async function endInstance(
       detail: null,
       jobReason: 'Its instance was ended on request.',
       maxAttempts: deps.config.JOB_MAX_ATTEMPTS,
-      now: new Date(),
+      now: deps.clock.now(),
     });
   });
   return getInstance(deps.db, id);
