@@ -1,69 +1,35 @@
 // The steps of one instance, taken one by one by hand: no queue carries them, so a test may do anything between two.
-import { loadConfig, type Config } from '../../src/config.ts';
-import { createBudget } from '../../src/fleet/budget.ts';
-import type { Provider } from '../../src/instances/provider.ts';
 import { loadState, type InstanceState } from '../../src/instances/records.ts';
-import { createInstances, type Instances } from '../../src/instances/service.ts';
-import { createSessions } from '../../src/instances/sessions.ts';
 import { nextStep, stepInstance, type InstanceDeps, type StepName } from '../../src/instances/steps.ts';
-import { systemClock } from '../../src/support/clock.ts';
-import { createLogger } from '../../src/support/log.ts';
-import { noIntervals, type Intervals } from '../../src/vast/endpoints.ts';
-import { createVastProvider } from '../../src/vast/provider.ts';
-import { startVastDouble, type VastDouble } from '../doubles/vast/index.ts';
-import { instantPhases, type PartialKnobs } from '../doubles/vast/knobs.ts';
+import type { PartialKnobs } from '../doubles/vast/knobs.ts';
 import { expect } from 'vitest';
-import { createTestDatabase, type TestDatabase } from './database.ts';
+import { createInstanceBench, type InstanceBench, type InstanceBenchOptions } from './instance-bench.ts';
 
-export interface StepBench {
-  readonly vast: VastDouble;
-  readonly database: TestDatabase['database'];
-  readonly instances: Instances;
-  readonly provider: Provider;
-  /** What the steps work with; a test may give them something else. */
-  readonly replica: InstanceDeps;
+export interface StepBench extends InstanceBench {
   /** The first instance, which was requested. */
   readonly id: string;
-  /** Every line that was logged. */
-  readonly logged: string[];
   request(): Promise<string>;
   state(id?: string): Promise<InstanceState>;
   /** The step of the wake-up with this number; the newest unless given. */
   step(deps?: InstanceDeps, wake?: number, id?: string): Promise<void>;
   /** Takes step after step until that one is next. */
   stepUntil(name: StepName, id?: string): Promise<void>;
-  stop(): Promise<void>;
 }
 
-export interface StepBenchOptions {
-  env?: Record<string, string>;
+export interface StepBenchOptions extends Pick<InstanceBenchOptions, 'env' | 'intervals'> {
   knobs?: PartialKnobs;
-  intervals?: Intervals;
 }
 
+/** On the real clock, and impatient. */
 export async function createStepBench({
-  env = {},
+  env,
   knobs = {},
-  intervals = noIntervals,
+  ...options
 }: StepBenchOptions = {}): Promise<StepBench> {
-  const vast = await startVastDouble({ knobs: { phases: instantPhases, ...knobs } });
-  const { database, stop: stopDatabase } = await createTestDatabase();
-  const { db, queues } = database;
-  const config: Config = loadConfig({
-    INSTANCE_POLL_SECONDS: '0.05',
-    RENT_SETTLE_SECONDS: '1',
-    VASTAI_API_KEY: vast.apiKey,
-    VAST_API_URL: vast.url,
-    ...env,
-  });
-  const logged: string[] = [];
-  const log = createLogger(config, { write: (line) => void logged.push(line) });
-  const provider = createVastProvider({ config, log, intervals });
-  const clock = systemClock;
-  const budget = createBudget({ db, config, clock });
-  const instances = createInstances({ db, queues, provider, budget, config, clock });
-  const sessions = createSessions({ db, config, log });
-  const replica = { db, queues, provider, sessions, budget, config, labelPrefix: 'cfy.test', log, clock };
+  const impatient = { INSTANCE_POLL_SECONDS: '0.05', RENT_SETTLE_SECONDS: '1' };
+  const bench = await createInstanceBench({ ...options, env: { ...impatient, ...env }, vast: { knobs } });
+  const { instances, replica } = bench;
+  const { db } = replica;
 
   async function request(): Promise<string> {
     const asked = { requirements: undefined, offerId: undefined, apiKey: null };
@@ -95,23 +61,5 @@ export async function createStepBench({
       .toBe(name);
   }
 
-  return {
-    vast,
-    database,
-    instances,
-    provider,
-    replica,
-    id: first,
-    logged,
-    request,
-    state,
-    step,
-    stepUntil,
-    async stop() {
-      await sessions.close();
-      await provider.close();
-      await stopDatabase();
-      await vast.stop();
-    },
-  };
+  return { ...bench, id: first, request, state, step, stepUntil };
 }
