@@ -1,6 +1,7 @@
 // Instances on a clock of the test's own: what the queues of the service would carry is done by hand when it falls due, so that hours pass
 // in milliseconds, and nothing happens that the test does not let happen.
 import { it as base } from 'vitest';
+import { MONEY_EVERY_MS, moneyUpkeep } from '../../src/fleet/money.ts';
 import { reconcile } from '../../src/instances/reconcile.ts';
 import { ProviderError } from '../../src/instances/provider.ts';
 import { presentInstance } from '../../src/instances/schemas.ts';
@@ -20,11 +21,15 @@ export interface Simulation extends Omit<InstanceBench, 'stop'> {
   readonly readyInstance: (request?: Partial<InstanceRequest>) => Promise<Instance>;
   /** Requests an instance, and lets time pass until it is ready or has ended. */
   readonly settled: (request?: Partial<InstanceRequest>) => Promise<Instance>;
+  /** Asks for the end of an instance, and lets time pass until it has ended. */
+  readonly end: (id: string) => Promise<Instance>;
   readonly show: (id: string) => Promise<Instance>;
   /** All of them, the newest first. */
   readonly list: () => Promise<Instance[]>;
-  /** Lets time pass for the provider and for the service, which does what falls due meanwhile: steps of instances, reconciliations. */
+  /** Lets time pass for the provider and for the service, which does what falls due meanwhile: steps of instances, rounds. */
   readonly pass: (seconds: number) => Promise<void>;
+  /** Lets time pass for the provider and its machines alone, second by second, as while the service is down. */
+  readonly passUnwatched: (seconds: number) => Promise<void>;
   /** Lets time pass until the condition holds, which is looked at after everything that was done. Rejects after `limitSeconds`. */
   readonly passUntil: (condition: () => boolean | Promise<boolean>, limitSeconds?: number) => Promise<void>;
   /** Lets time pass until the instance has this status, or `done` says so. Rejects after `limitSeconds` with what it is then. */
@@ -39,6 +44,10 @@ export interface SimulationOptions {
   vast?: Omit<VastDoubleOptions, 'clock'>;
   /** The defaults of the service, unless it is said here. */
   env?: Record<string, string>;
+  /** When it begins: now, unless it is said here. Not in the past: the database notes some moments by its own clock. */
+  startsAt?: Date;
+  /** Whether limits, books and credit are looked after too, as often as the service does it. */
+  money?: boolean;
 }
 
 export type Simulate = (options?: SimulationOptions) => Promise<Simulation>;
@@ -50,22 +59,75 @@ const anHour = 3600;
 export const it = base.extend('simulate', async ({}, { onCleanup }) => {
   const open = new AsyncDisposableStack();
   onCleanup(() => open.disposeAsync());
-  const simulate: Simulate = async ({ vast, env = {} } = {}) => {
-    const clock = manualClock(Date.now());
-    const now = () => new Date(clock.now());
-    const bench = await createInstanceBench({ env, vast: { ...vast, clock }, clock: { now } });
+  const simulate: Simulate = async (options) => {
+    const { bench, rounds, advance } = await openSimulation(options);
     open.defer(() => bench.stop());
-    return createSimulation(bench, (ms) => clock.advance(ms));
+    return createSimulation(bench, rounds, advance);
   };
   return simulate;
 });
 
-function createSimulation(bench: InstanceBench, advance: (ms: number) => void): Simulation {
-  const { instances, replica } = bench;
-  const { db, clock, config } = replica;
+/** What is done again and again, the first time at once. */
+interface Round {
+  everyMs: number;
+  run: () => Promise<void>;
+}
+
+/** What a simulation is made of, for those that add to it. */
+export async function openSimulation({
+  vast,
+  env = {},
+  startsAt = new Date(),
+  money = false,
+}: SimulationOptions = {}): Promise<{
+  bench: InstanceBench;
+  rounds: Round[];
+  /** Moves the clock, and all that hangs on it. */
+  advance: (ms: number) => void;
+}> {
+  const clock = manualClock(startsAt.getTime());
+  const now = () => new Date(clock.now());
+  const bench = await createInstanceBench({ env, vast: { ...vast, clock }, clock: { now } });
+  const rounds = [reconciliations(bench), ...(money ? [roundsOfMoney(bench)] : [])];
+  return { bench, rounds, advance: (ms) => clock.advance(ms) };
+}
+
+function reconciliations({ replica }: InstanceBench): Round {
+  const { signal } = new AbortController();
+  return {
+    everyMs: replica.config.RECONCILE_SECONDS * 1000,
+    async run() {
+      await reconcile(replica, signal).catch((error: unknown) => {
+        if (!(error instanceof ProviderError)) throw error;
+      });
+    },
+  };
+}
+
+function roundsOfMoney({ replica }: InstanceBench): Round {
+  const parts = Object.values(moneyUpkeep(replica));
+  return {
+    everyMs: MONEY_EVERY_MS,
+    async run() {
+      for (const part of parts) await part();
+    },
+  };
+}
+
+/** `woken` is called after whatever was done, and says in how many milliseconds it wants to be called again at the latest. */
+export function createSimulation(
+  bench: InstanceBench,
+  rounds: readonly Round[],
+  advance: (ms: number) => void,
+  woken: () => Promise<number> = async () => Infinity,
+): Simulation {
+  const { vast, instances, replica } = bench;
+  const { db, clock } = replica;
   const { signal } = new AbortController();
   const nowMs = (): number => clock.now().getTime();
-  let reconciliationMs = nowMs();
+  const dueRounds = rounds.map((round) => ({ ...round, atMs: nowMs() }));
+  /** When `woken` is due. */
+  let wakeMs = nowMs();
 
   async function nextStep(): Promise<{ id: string; wake: number; atMs: number } | undefined> {
     const row = await db
@@ -81,15 +143,19 @@ function createSimulation(bench: InstanceBench, advance: (ms: number) => void): 
   /** Does what falls due first, unless that is after `endMs`. */
   async function act(endMs: number): Promise<void> {
     const step = await nextStep();
-    const dueMs = Math.min(step?.atMs ?? Infinity, reconciliationMs);
+    const [round] = dueRounds.toSorted((a, b) => a.atMs - b.atMs);
+    const stepMs = step?.atMs ?? Infinity;
+    const roundMs = round?.atMs ?? Infinity;
+    const dueMs = Math.min(stepMs, roundMs, wakeMs);
     advance(Math.max(0, Math.min(dueMs, endMs) - nowMs()));
     if (dueMs > endMs) return;
-    if (step !== undefined && step.atMs <= reconciliationMs)
-      return stepInstance(replica, { instanceId: step.id, wake: step.wake }, { signal });
-    reconciliationMs = nowMs() + config.RECONCILE_SECONDS * 1000;
-    await reconcile(replica, signal).catch((error: unknown) => {
-      if (!(error instanceof ProviderError)) throw error;
-    });
+    if (step !== undefined && stepMs === dueMs) {
+      await stepInstance(replica, { instanceId: step.id, wake: step.wake }, { signal });
+    } else if (round !== undefined && roundMs === dueMs) {
+      round.atMs = nowMs() + round.everyMs;
+      await round.run();
+    }
+    wakeMs = nowMs() + (await woken());
   }
 
   async function show(id: string): Promise<Instance> {
@@ -111,6 +177,10 @@ function createSimulation(bench: InstanceBench, advance: (ms: number) => void): 
     async readyInstance(request) {
       return simulation.instanceWhen(await simulation.rent(request), 'ready');
     },
+    async end(id) {
+      await instances.end(id, { drain: false });
+      return simulation.instanceWhen(id, 'terminated');
+    },
     show,
     async list() {
       const query = { status: [], provider: undefined, limit: 100, cursor: undefined };
@@ -118,11 +188,21 @@ function createSimulation(bench: InstanceBench, advance: (ms: number) => void): 
       return items.map((item) => presentInstance(item, clock.now()));
     },
     async pass(seconds) {
-      const endMs = nowMs() + seconds * 1000;
+      const endMs = nowMs() + Math.round(seconds * 1000);
+      wakeMs = nowMs();
       while (nowMs() < endMs) await act(endMs);
+    },
+    async passUnwatched(seconds) {
+      const endMs = nowMs() + seconds * 1000;
+      while (nowMs() < endMs) {
+        advance(Math.min(1000, endMs - nowMs()));
+        await vast.settled();
+      }
     },
     async passUntil(condition, limitSeconds = anHour) {
       const endMs = nowMs() + limitSeconds * 1000;
+      // The test may have changed anything.
+      wakeMs = nowMs();
       while (!(await condition())) {
         if (nowMs() >= endMs) throw new Error(`The condition did not hold within ${limitSeconds} s.`);
         await act(endMs);

@@ -87,6 +87,8 @@ export interface VastDouble {
   strike(rentalId: number, mishap: LifeMishap): void;
   /** Waits until the condition holds; it is looked at after every call and every change. Rejects after `timeoutMs`. */
   until(condition: () => boolean, timeoutMs?: number): Promise<void>;
+  /** Waits until what it began by itself has come to its end, such as a look of a machine at its heartbeat. */
+  settled(): Promise<void>;
   /** Ends everything that it started. Rejects when the double itself, or a ComfyUI behind it, failed on the way. */
   stop(): Promise<void>;
 }
@@ -150,6 +152,9 @@ export async function startVastDouble(options: VastDoubleOptions = {}): Promise<
           throw new Error(`The condition did not hold within ${timeoutMs} ms.`, { cause });
         });
       }
+    },
+    async settled() {
+      await Promise.allSettled(world.endings);
     },
     stop: () => (stopped ??= stop()),
   };
