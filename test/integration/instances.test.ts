@@ -1,8 +1,6 @@
-// Renting through the API against the double of vast.ai: from an offer to a ready instance, and what can go wrong between.
+// Renting through the API of the whole service, against the double of vast.ai; what can go wrong on the way is in renting.test.ts.
 import { describe, expect } from 'vitest';
 import { defaultOffers } from '../doubles/vast/index.ts';
-import { instantPhases } from '../doubles/vast/knobs.ts';
-import { eventually } from '../support/eventually.ts';
 import { isSettled, it } from '../support/renting.ts';
 
 interface Problem {
@@ -56,102 +54,6 @@ describe.concurrent('renting an instance', () => {
     }
   });
 
-  it('rents the machine that the caller chose, and no other when it fails', async ({ start }) => {
-    const { vast, service, settled } = await start();
-    const { body: offers } = await service.call<{ items: { id: string; machineId: string }[] }>('/offers');
-    const chosen = offers.items[1];
-    if (chosen === undefined) throw new Error('The double has too few offers.');
-    vast.knobs.machineFates[Number(chosen.machineId)] = 'oci-error';
-    const ended = await settled({ offerId: chosen.id });
-    expect(ended).toMatchObject({ status: 'terminated', terminationReason: 'rental_failed' });
-    expect(ended.rentals.map(({ machineId, endReason }) => [machineId, endReason])).toEqual([
-      [chosen.machineId, 'container_failed'],
-    ]);
-    expect(vast.liveRentals()).toHaveLength(0);
-  });
-
-  it('rents the machine that the caller chose behind any number of cheaper ones', async ({ start }) => {
-    const cheap = Array.from({ length: 300 }, () => ({ gpuName: 'RTX 3060', gpuPricePerHourUsd: 0.05 }));
-    const { service, settled } = await start({
-      vast: { offers: [...cheap, { gpuName: 'RTX 5090', gpuPricePerHourUsd: 0.6 }] },
-    });
-    const { body: offers } = await service.call<{ items: { id: string; machineId: string }[] }>(
-      '/offers?gpuName=RTX+5090',
-    );
-    const ready = await settled({ offerId: offers.items[0]?.id });
-    expect(ready).toMatchObject({
-      status: 'ready',
-      rentals: [{ machineId: offers.items[0]?.machineId }],
-    });
-  });
-
-  it.for([
-    ['pull-error', 'image_pull_failed'],
-    ['exited-at-start', 'exited'],
-    ['gpu-error', 'container_failed'],
-  ] as const)(
-    'destroys a machine with %s and takes the next offer on another machine',
-    async ([fate, reason], { start }) => {
-      const { vast, settled } = await start();
-      vast.knobs.fates.push(fate);
-      const ready = await settled();
-      expect(ready.status).toBe('ready');
-      expect(ready.rentals.map(({ status, endReason }) => [status, endReason])).toEqual([
-        ['gone', reason],
-        ['active', null],
-      ]);
-      expect(new Set(ready.rentals.map(({ machineId }) => machineId)).size).toBe(2);
-      expect(vast.liveRentals()).toHaveLength(1);
-    },
-  );
-
-  it.for([
-    ['loading-forever', { LOADING_TIMEOUT_SECONDS: '1' }, 'loading_timeout'],
-    ['provisioning-forever', { STARTING_TIMEOUT_SECONDS: '1' }, 'starting_timeout'],
-    ['no-ports', { LOADING_TIMEOUT_SECONDS: '1' }, 'loading_timeout'],
-  ] as const)(
-    'gives up a machine that is %s when its phase is over',
-    async ([fate, env, reason], { start }) => {
-      const { vast, settled } = await start({ env: { ...env, MAX_RENTALS_PER_INSTANCE: '1' } });
-      vast.knobs.fates.push(fate);
-      const ended = await settled();
-      expect(ended).toMatchObject({ status: 'terminated', terminationReason: 'rental_failed' });
-      expect(ended.rentals[0]).toMatchObject({ status: 'gone', endReason: reason });
-      expect(vast.liveRentals()).toHaveLength(0);
-    },
-  );
-
-  it('keeps to the limit of a phase also while the provider cannot be asked for the machine', async ({
-    start,
-  }) => {
-    const { vast, rent, instanceWhen } = await start({
-      env: { LOADING_TIMEOUT_SECONDS: '1', MAX_RENTALS_PER_INSTANCE: '1' },
-    });
-    vast.knobs.faultChances.show = [{ fault: '500', chance: 1 }];
-    vast.knobs.faultChances.list = [{ fault: '500', chance: 1 }];
-    vast.knobs.fates.push('loading-forever');
-    const { id } = await rent();
-    await instanceWhen(id, ({ rentals }) => rentals[0]?.status === 'destroying');
-    vast.knobs.faultChances = {};
-    const ended = await instanceWhen(id, isSettled);
-    expect(ended.rentals[0]).toMatchObject({ status: 'gone', endReason: 'loading_timeout' });
-    expect(vast.liveRentals()).toHaveLength(0);
-  });
-
-  it('gives up a machine whose log holds bytes that no text may hold', async ({ start }) => {
-    const { vast, rent, instanceWhen } = await start({
-      vast: { knobs: { phases: { ...instantPhases, bootMs: 60_000 } } },
-      env: { STARTING_TIMEOUT_SECONDS: '1', MAX_RENTALS_PER_INSTANCE: '1' },
-    });
-    const { id } = await rent();
-    const { rentals } = await instanceWhen(id, ({ phase }) => phase === 'starting');
-    const machine = vast.state.rentals.get(Number(rentals[0]?.providerInstanceId));
-    machine?.plan.log.push('\u0001\u0000\u0000Traceback');
-    const ended = await instanceWhen(id, isSettled);
-    expect(ended.rentals[0]).toMatchObject({ endReason: 'starting_timeout', status: 'gone' });
-    expect(ended.terminationDetail).toContain('Traceback');
-  });
-
   it('rents an offer with the disk that it was shown with', async ({ start }) => {
     const { vast, service, settled } = await start();
     const { body: offers } = await service.call<{ items: { id: string; machineId: string }[] }>(
@@ -162,67 +64,6 @@ describe.concurrent('renting an instance', () => {
     expect(ready.rentals[0]?.machineId).toBe(offers.items[0]?.machineId);
     const [rental] = vast.state.rentals.values();
     expect(rental?.request.diskGb).toBe(200);
-  });
-
-  it.for([
-    '503-after-create',
-    'reset-after-create',
-    'truncated-after-create',
-    'no-id-after-create',
-    '503-and-late',
-  ] as const)(
-    'finds by its label what a create with %s has made, and rents nothing twice',
-    async (fault, { start }) => {
-      const { vast, settled } = await start();
-      vast.knobs.faults.create.push(fault);
-      const ready = await settled();
-      expect(ready.status).toBe('ready');
-      expect(ready.rentals).toHaveLength(1);
-      expect(vast.liveRentals()).toHaveLength(1);
-    },
-  );
-
-  it('takes the next offer when one is gone, and destroys what a refused create has left behind', async ({
-    start,
-  }) => {
-    const { vast, settled } = await start();
-    vast.knobs.faults.create.push('no-such-ask-410', '400-with-new-contract');
-    const ready = await settled();
-    expect(ready.status).toBe('ready');
-    expect(ready.rentals.map(({ endReason }) => endReason)).toEqual([
-      'renting_failed',
-      'renting_failed',
-      null,
-    ]);
-    expect(vast.liveRentals()).toHaveLength(1);
-  });
-
-  it('stops at once when the provider finds the search wrong, and says what it finds', async ({ start }) => {
-    const { vast, service, settled } = await start();
-    vast.knobs.faultChances.search = [{ fault: 'bad-request', chance: 1 }];
-    const ended = await settled();
-    expect(ended).toMatchObject({
-      terminationReason: 'renting_failed',
-      terminationDetail: expect.stringContaining('bad_request: q.type'),
-    });
-    expect(vast.counters.calls.search).toBe(1);
-    const offers = await service.call<{ code: string; detail: string }>('/offers');
-    expect(offers.body).toMatchObject({
-      code: 'provider_unavailable',
-      detail: expect.stringContaining('bad_request: q.type'),
-    });
-  });
-
-  it('stops at once when the account lacks credit', async ({ start }) => {
-    const { vast, settled } = await start();
-    vast.knobs.faults.create.push('insufficient-credit');
-    const ended = await settled();
-    expect(ended).toMatchObject({
-      status: 'terminated',
-      terminationReason: 'insufficient_credit',
-      costUsd: 0,
-    });
-    expect(vast.liveRentals()).toHaveLength(0);
   });
 
   it.for([
@@ -282,52 +123,6 @@ describe.concurrent('renting an instance', () => {
     const ended = await instanceWhen(id, 'terminated', 10_000);
     expect(ended).toMatchObject({ terminationReason: 'requested', rentals: [] });
   });
-
-  it('takes a machine whose ComfyUI calls its version what no text may hold', async ({ start }) => {
-    const { settled } = await start({ vast: { comfyKnobs: { reportedVersion: '0.35.0\u0000' } } });
-    const ready = await settled();
-    expect(ready).toMatchObject({ status: 'ready', comfyuiVersion: 'unknown' });
-  });
-
-  it('follows a machine that moves while ComfyUI starts on it', async ({ start }) => {
-    const { settled } = await start({
-      vast: {
-        knobs: { fates: ['moved'], phases: { ...instantPhases, provisioningMs: 1500 }, mishapAfterMs: 500 },
-      },
-    });
-    const ready = await settled();
-    expect(ready).toMatchObject({ status: 'ready', rentals: [{ status: 'active' }] });
-  });
-
-  it('forgets that a port gave no answer once it only refuses: two such moments are not a long one', async ({
-    start,
-  }) => {
-    const phases = { ...instantPhases, bootMs: 60_000 };
-    const { service, rent, instanceWhen } = await start({ vast: { knobs: { phases } } });
-    const { id } = await rent();
-    await instanceWhen(id, ({ phase }) => phase === 'starting');
-    const { db } = service.service.database;
-    // As if a look had found no answer.
-    const troubled = { trouble: 'timeout', trouble_since: new Date() } as const;
-    await db.updateTable('rentals').set(troubled).where('status', '=', 'active').execute();
-    await eventually(async () =>
-      expect(await db.selectFrom('rentals').select(['certificate_fingerprint', 'trouble']).execute()).toEqual(
-        [{ certificate_fingerprint: null, trouble: null }],
-      ),
-    );
-  });
-
-  it('refuses a machine that speaks plain HTTP where HTTPS was asked for, without showing it the secret', async ({
-    start,
-  }) => {
-    const { vast, settled } = await start({
-      vast: { knobs: { edge: { httpsFailsOpen: true, portsChangeOnRestart: false, refusalMs: 0 } } },
-      env: { STARTING_TIMEOUT_SECONDS: '1', MAX_RENTALS_PER_INSTANCE: '1' },
-    });
-    const ended = await settled();
-    expect(ended.status).toBe('terminated');
-    expect(vast.liveRentals()).toHaveLength(0);
-  });
 });
 
 describe.concurrent('requests for instances', () => {
@@ -356,13 +151,6 @@ describe.concurrent('requests for instances', () => {
     expect(vast.liveRentals()).toHaveLength(0);
   });
 
-  it('end with the nearest offers named when nothing fits', async ({ start }) => {
-    const { settled } = await start({ env: { SEARCH_TIMEOUT_SECONDS: '1' } });
-    const ended = await settled({ requirements: { minVramGb: 600 } });
-    expect(ended).toMatchObject({ status: 'terminated', terminationReason: 'no_offer', costUsd: 0 });
-    expect(ended.terminationDetail).toMatch(/No offer satisfies the requirements/);
-  });
-
   it('answer 404 for an instance that does not exist', async ({ start }) => {
     const { service } = await start();
     const answer = await service.call<Problem>('/instances/0192f0a4-6f2e-7c1d-9a53-1f0d3b6c8e21');
@@ -382,5 +170,15 @@ describe.concurrent('offers', () => {
     const costs = body.items.map(({ expectedCostUsd }) => expectedCostUsd);
     expect(costs).toEqual(costs.toSorted((a, b) => a - b));
     expect([...body.items, ...body.rejected].every(({ reasons }) => reasons.length > 0)).toBe(true);
+  });
+
+  it('say what the provider finds wrong with the search', async ({ start }) => {
+    const { vast, service } = await start();
+    vast.knobs.faultChances.search = [{ fault: 'bad-request', chance: 1 }];
+    const offers = await service.call<Problem>('/offers');
+    expect(offers.body).toMatchObject({
+      code: 'provider_unavailable',
+      detail: expect.stringContaining('bad_request: q.type'),
+    });
   });
 });
