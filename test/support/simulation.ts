@@ -140,15 +140,15 @@ export function createSimulation(
     return row && { id: row.id, wake: row.wake, atMs: row.at.getTime() };
   }
 
-  /** Does what falls due first, unless that is after `endMs`. */
-  async function act(endMs: number): Promise<void> {
+  /** Does what falls due first. False when that is after `endMs`, which it is then. */
+  async function act(endMs: number): Promise<boolean> {
     const step = await nextStep();
     const [round] = dueRounds.toSorted((a, b) => a.atMs - b.atMs);
     const stepMs = step?.atMs ?? Infinity;
     const roundMs = round?.atMs ?? Infinity;
     const dueMs = Math.min(stepMs, roundMs, wakeMs);
     advance(Math.max(0, Math.min(dueMs, endMs) - nowMs()));
-    if (dueMs > endMs) return;
+    if (dueMs > endMs) return false;
     if (step !== undefined && stepMs === dueMs) {
       await stepInstance(replica, { instanceId: step.id, wake: step.wake }, { signal });
     } else if (round !== undefined && roundMs === dueMs) {
@@ -156,6 +156,7 @@ export function createSimulation(
       await round.run();
     }
     wakeMs = nowMs() + (await woken());
+    return true;
   }
 
   async function show(id: string): Promise<Instance> {
@@ -190,7 +191,7 @@ export function createSimulation(
     async pass(seconds) {
       const endMs = nowMs() + Math.round(seconds * 1000);
       wakeMs = nowMs();
-      while (nowMs() < endMs) await act(endMs);
+      while (await act(endMs));
     },
     async passUnwatched(seconds) {
       const endMs = nowMs() + seconds * 1000;
@@ -204,8 +205,9 @@ export function createSimulation(
       // The test may have changed anything.
       wakeMs = nowMs();
       while (!(await condition())) {
-        if (nowMs() >= endMs) throw new Error(`The condition did not hold within ${limitSeconds} s.`);
-        await act(endMs);
+        if (await act(endMs)) continue;
+        if (await condition()) return;
+        throw new Error(`The condition did not hold within ${limitSeconds} s.`);
       }
     },
     async instanceWhen(id, done, limitSeconds = anHour) {
