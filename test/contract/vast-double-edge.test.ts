@@ -250,7 +250,14 @@ test('HTTPS fails open: without a certificate the same port speaks plain HTTP', 
   const id = await rent(vast);
   const url = await untilReady(vast, id, 'http');
   expect(await outcome(`${url}/system_stats`, bearer)).toBe(200);
-  expect(await outcome(`${url.replace('http:', 'https:')}/system_stats`, bearer)).not.toBe(200);
+  const socket = connectTls({
+    host: '127.0.0.1',
+    port: Number(new URL(url).port),
+    rejectUnauthorized: false,
+  });
+  const [error] = await once(socket, 'error');
+  // As a real server of Go has it: it answers the hello in plain text, which OpenSSL takes for a record of an unknown version.
+  expect(error).toMatchObject({ code: 'ERR_SSL_WRONG_VERSION_NUMBER' });
 });
 
 test('a WebSocket is let in by the same rules as a request', async () => {

@@ -272,16 +272,17 @@ describe('renting an instance', () => {
     const { rentals } = await instanceWhen(id, ({ phase }) => phase === 'starting');
     const comfyUiOf = () => vast.comfyOf(Number(rentals[0]?.providerInstanceId));
     await vast.until(() => comfyUiOf() !== undefined);
-    await pass(1199);
+    const insecure = await instanceWhen(id, ({ message }) => /plain HTTP/.test(message ?? ''));
+    expect(insecure.rentals[0]).toMatchObject({ status: 'active', endReason: null });
+    await pass(59);
     expect((await show(id)).rentals[0]).toMatchObject({ status: 'active', endReason: null });
     // One with the secret would have got to ComfyUI, which has only been asked by the machine's own switch; any other is refused.
     expect(Object.keys(comfyUiOf()?.counters.requests ?? {})).toEqual(['GET /view']);
     expect(vast.counters.edgeRefusals).toBe(0);
     await pass(1);
-    expect((await show(id)).rentals[0]).toMatchObject({ endReason: 'starting_timeout' });
+    expect((await show(id)).rentals[0]).toMatchObject({ endReason: 'insecure' });
     const ended = await instanceWhen(id, 'terminated');
-    expect(ended.status).toBe('terminated');
-    expect(ended.rentals[0]).toMatchObject({ status: 'gone', endReason: 'starting_timeout' });
+    expect(ended.rentals[0]).toMatchObject({ status: 'gone', endReason: 'insecure' });
     expect(vast.liveRentals()).toHaveLength(0);
   });
 });

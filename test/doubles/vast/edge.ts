@@ -78,6 +78,10 @@ export async function openEdge(options: EdgeOptions): Promise<Edge> {
   };
 }
 
+/** What Go's servers, Caddy among them, answer to what is no HTTP, such as the hello of TLS: `conn.serve` in Go's net/http/server.go. */
+const malformed =
+  'HTTP/1.1 400 Bad Request\r\nContent-Type: text/plain; charset=utf-8\r\nConnection: close\r\n\r\n400 Bad Request';
+
 function serve(server: ReturnType<typeof createHttpServer>, site: Site, isFrozen: () => boolean): void {
   server.requestTimeout = 0;
   server.headersTimeout = 0;
@@ -88,9 +92,12 @@ function serve(server: ReturnType<typeof createHttpServer>, site: Site, isFrozen
     socket.on('error', () => socket.destroy());
     if (!isFrozen()) void site.answerUpgrade(request, socket, head);
   });
-  for (const event of ['clientError', 'tlsClientError']) {
-    server.on(event, (_error: Error, socket: Duplex) => socket.destroy());
-  }
+  server.on('tlsClientError', (_error: Error, socket: Duplex) => socket.destroy());
+  server.on('clientError', (error: NodeJS.ErrnoException, socket: Duplex) => {
+    if (isFrozen()) return;
+    if (error.code?.startsWith('HPE_') === true && socket.writable) socket.end(malformed);
+    else socket.destroy();
+  });
 }
 
 /** A TLS record starts with 22; everything else is taken for plain HTTP. */
