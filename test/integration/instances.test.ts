@@ -138,6 +138,8 @@ describe.concurrent('requests for instances', () => {
     const { vast, post } = await start();
     const unknown = await post<Problem>('/instances', { gpu: 'RTX 4090' });
     expect(unknown).toMatchObject({ status: 400, body: { code: 'invalid_request', field: 'gpu' } });
+    const negative = await post<Problem>('/instances', { idleMinutes: -1 });
+    expect(negative).toMatchObject({ status: 400, body: { code: 'invalid_request', field: 'idleMinutes' } });
     const low = await post<Problem>('/instances', { requirements: { diskGb: 1 } });
     for (const offerId of ['nonsense', '1.m2.1x64', '1.2.0x64', '1.2.9x64', '1.2.1x0', '1.2.1x99999'])
       expect(await post<Problem>('/instances', { offerId })).toMatchObject({
