@@ -1,93 +1,244 @@
-// What becomes of an instance that was rented, through the API against the double of vast.ai: it moves, falls silent, ends, is destroyed.
+// What becomes of an instance that was rented, against the double of vast.ai: it moves, falls silent, ends, is destroyed.
 import { sql } from 'kysely';
 import { describe, expect } from 'vitest';
 import { instantPhases } from '../doubles/vast/knobs.ts';
 import { eventually } from '../support/eventually.ts';
-import { it, type Instance, type Renting, type StartRenting } from '../support/renting.ts';
+import { it, type Instance } from '../support/renting.ts';
+import { it as simulated, type Simulate, type Simulation } from '../support/simulation.ts';
 
-describe.concurrent('a rented instance', () => {
-  it('goes on destroying through refusals, lies and lost answers until the machine is gone', async ({
-    start,
-  }) => {
-    const { vast, service, settled, instanceWhen } = await start();
-    const { id } = await settled();
-    vast.knobs.faults.destroy.push('noop', 'lying-404', '503', 'rate-limit-json');
-    await service.call(`/instances/${id}`, { method: 'DELETE' });
-    const gone = await instanceWhen(id, 'terminated', 60_000);
-    expect(gone.rentals[0]?.status).toBe('gone');
-    expect(vast.liveRentals()).toHaveLength(0);
-  });
+type Simulated = Awaited<ReturnType<Simulation['show']>>;
 
-  it('does not hold a machine to be gone that no view shows yet, however long its create has taken', async ({
-    start,
-  }) => {
-    const { vast, service, rent, instanceWhen } = await start({ env: { RENT_SETTLE_SECONDS: '20' } });
-    // Longer than the test: only a destroy ends it.
-    vast.knobs.readLag = { byIdMs: 60_000, listMs: 60_000 };
-    vast.knobs.faults.destroy.push('noop');
-    const { id } = await rent();
-    await instanceWhen(id, ({ phase }) => phase === 'loading');
-    // As when the call had to wait for its turn.
-    const sentAt = new Date(Date.now() - 3_600_000);
-    await service.service.database.db.updateTable('rentals').set({ create_sent_at: sentAt }).execute();
-    await service.call(`/instances/${id}`, { method: 'DELETE' });
-    await vast.until(() => vast.liveRentals().length === 0);
-    expect((await service.call<Instance>(`/instances/${id}`)).body.rentals[0]?.goneAt).toBeNull();
-  });
+/** The rental at the provider. */
+const machineOf = ({ rentals }: Simulated): number => Number(rentals[0]?.providerInstanceId);
+const isUnreachable = ({ status, reachable }: Simulated): boolean => status === 'ready' && !reachable;
 
-  it('bills a machine until its absence was seen, not until somebody began to look', async ({ start }) => {
-    const { vast, service, settled, instanceWhen } = await start();
-    const { id } = await settled();
-    await service.call(`/instances/${id}`, { method: 'DELETE' });
-    await vast.until(() => vast.counters.calls.destroy === 1);
-    const before = vast.counters.calls.show;
-    vast.knobs.latencyMs = 600;
-    await vast.until(() => vast.counters.calls.show > before);
-    // Half of what the list takes that is asked for next.
-    const seenAt = Date.now() + 300;
-    vast.knobs.latencyMs = 600;
-    const gone = await instanceWhen(id, 'terminated');
-    expect(Date.parse(gone.rentals[0]?.goneAt ?? '')).toBeGreaterThan(seenAt);
-  });
+/** A silent instance is kept until its limit is over, counted from now, and not a second longer. */
+async function expectGivenUpAfterLimit({ pass, show }: Simulation, id: string): Promise<void> {
+  await pass(119);
+  expect((await show(id)).status).toBe('ready');
+  await pass(1);
+  expect(await show(id)).toMatchObject({ status: 'terminating', terminationReason: 'unreachable' });
+}
 
-  it('ends an instance that is still being rented without losing its machine', async ({ start }) => {
-    const { vast, rent, instanceWhen, end } = await start({
-      vast: { knobs: { phases: { ...instantPhases, loadingMs: 5000 } } },
-    });
-    const { id } = await rent();
-    await instanceWhen(id, ({ phase }) => phase === 'loading');
-    await end(id);
-    expect(vast.liveRentals()).toHaveLength(0);
-  });
+describe('a rented instance', () => {
+  simulated(
+    'goes on destroying through refusals, lies and lost answers until the machine is gone',
+    async ({ simulate }) => {
+      const { vast, instances, settled, show, passUntil, instanceWhen } = await simulate();
+      const { id } = await settled();
+      vast.knobs.faults.destroy.push('noop', 'lying-404', '503', 'rate-limit-json');
+      await instances.end(id, { drain: false });
+      await passUntil(() => vast.counters.calls.destroy === 3);
+      expect(vast.liveRentals()).toHaveLength(1);
+      expect((await show(id)).rentals[0]).toMatchObject({ status: 'destroying', goneAt: null });
+      const gone = await instanceWhen(id, 'terminated', 60);
+      expect(gone.rentals[0]?.status).toBe('gone');
+      expect(vast.liveRentals()).toHaveLength(0);
+      // What is asked too often is sent again at once, as the same try.
+      expect(vast.counters.calls.destroy).toBe(5);
+    },
+  );
 
-  it.for([
+  simulated(
+    'does not hold a machine to be gone that no view shows yet, however long its create has taken',
+    async ({ simulate }) => {
+      const { vast, instances, replica, database, ...simulation } = await simulate();
+      const { rent, show, passUntil, instanceWhen } = simulation;
+      // Longer than the test: only a destroy ends it.
+      vast.knobs.readLag = { byIdMs: 3_600_000, listMs: 3_600_000 };
+      vast.knobs.faults.destroy.push('noop');
+      const id = await rent();
+      await instanceWhen(id, ({ phase }) => phase === 'loading');
+      const confirmedAt = replica.clock.now();
+      // As when the call had to wait for its turn.
+      const sentAt = new Date(confirmedAt.getTime() - 3_600_000);
+      await database.db.updateTable('rentals').set({ create_sent_at: sentAt }).execute();
+      await instances.end(id, { drain: false });
+      await passUntil(() => vast.liveRentals().length === 0);
+      expect((await show(id)).rentals[0]?.goneAt).toBeNull();
+      const gone = await instanceWhen(id, 'terminated');
+      const knownSeconds = (Date.parse(gone.rentals[0]?.goneAt ?? '') - confirmedAt.getTime()) / 1000;
+      expect(knownSeconds).toBeGreaterThanOrEqual(120);
+      // It is looked for at least once a minute.
+      expect(knownSeconds).toBeLessThan(180);
+    },
+  );
+
+  simulated(
+    'bills a machine until its absence was seen, not until somebody began to look',
+    async ({ simulate }) => {
+      const { vast, provider, replica, settled, show, passUntil, instances } = await simulate();
+      const { id } = await settled();
+      await instances.end(id, { drain: false });
+      await passUntil(() => vast.counters.calls.destroy === 1);
+      const { clock } = replica;
+      let delayMs = 0;
+      let askedAt = 0;
+      replica.clock = { now: () => new Date(clock.now().getTime() + delayMs) };
+      replica.provider = {
+        ...provider,
+        async listAll(signal) {
+          askedAt = clock.now().getTime();
+          const listed = await provider.listAll(signal);
+          delayMs = 30_000;
+          return listed;
+        },
+      };
+      const goneAt = async () => (await show(id)).rentals[0]?.goneAt ?? null;
+      await passUntil(async () => (await goneAt()) !== null);
+      expect(Date.parse((await goneAt()) ?? '')).toBe(askedAt + 30_000);
+    },
+  );
+
+  simulated(
+    'ends an instance that is still being rented without losing its machine',
+    async ({ simulate }) => {
+      const { vast, rent, pass, show, instanceWhen, end } = await simulate({
+        vast: { knobs: { phases: { ...instantPhases, loadingMs: 600_000 } } },
+      });
+      const id = await rent();
+      await instanceWhen(id, ({ phase }) => phase === 'loading');
+      await pass(60);
+      expect(await show(id)).toMatchObject({ status: 'provisioning', phase: 'loading' });
+      expect(vast.liveRentals()).toHaveLength(1);
+      expect((await end(id)).rentals).toMatchObject([{ status: 'gone', endReason: 'requested' }]);
+      expect(vast.liveRentals()).toHaveLength(0);
+    },
+  );
+
+  simulated.for([
     ['offline', 'offline'],
     ['exited', 'exited'],
     ['unknown', 'unknown_to_provider'],
     ['outbid', 'outbid'],
     ['contract-ended', 'stopped_by_provider'],
-  ] as const)('ends a ready instance that is %s, with the reason', async ([mishap, reason], { start }) => {
-    const { vast, settled, instanceWhen } = await start();
-    const { id, rentals } = await settled();
-    vast.strike(Number(rentals[0]?.providerInstanceId), mishap);
-    const ended = await instanceWhen(id, 'terminated');
+  ] as const)('ends a ready instance that is %s, with the reason', async ([mishap, reason], { simulate }) => {
+    const { vast, readyInstance, pass, show, instanceWhen } = await simulate();
+    const ready = await readyInstance();
+    vast.strike(machineOf(ready), mishap);
+    await pass(29);
+    expect((await show(ready.id)).status).toBe('ready');
+    await pass(1);
+    expect((await show(ready.id)).status).toBe('terminating');
+    const ended = await instanceWhen(ready.id, 'terminated');
     expect(ended.terminationReason).toBe(reason);
     expect(vast.liveRentals()).toHaveLength(0);
   });
 
-  it('says so, at every check, when a machine runs another ComfyUI than the image should have', async ({
-    start,
-  }) => {
-    const { service, settled, instanceWhen } = await start({
-      vast: { comfyKnobs: { reportedVersion: '0.7.0' } },
-    });
-    const warning = 'ComfyUI 0.7.0 answers, and not 0.35.0 as VAST_IMAGE_TAG says.';
-    const ready = await settled();
-    expect(ready).toMatchObject({ status: 'ready', comfyuiVersion: '0.7.0', message: warning });
-    await service.service.database.db.updateTable('instances').set({ message: null }).execute();
-    await instanceWhen(ready.id, ({ message }) => message === warning);
+  simulated(
+    'says so, at every check, when a machine runs another ComfyUI than the image should have',
+    async ({ simulate }) => {
+      const { database, settled, pass, show } = await simulate({
+        vast: { comfyKnobs: { reportedVersion: '0.7.0' } },
+      });
+      const warning = 'ComfyUI 0.7.0 answers, and not 0.35.0 as VAST_IMAGE_TAG says.';
+      const ready = await settled();
+      expect(ready).toMatchObject({ status: 'ready', comfyuiVersion: '0.7.0', message: warning });
+      for (let checks = 0; checks < 3; checks += 1) {
+        await database.db.updateTable('instances').set({ message: null }).execute();
+        await pass(30);
+        expect((await show(ready.id)).message).toBe(warning);
+      }
+    },
+  );
+
+  simulated('gives up a ready instance whose ComfyUI is gone, after its limit', async ({ simulate }) => {
+    const simulation = await simulate();
+    const { vast, readyInstance, instanceWhen } = simulation;
+    const ready = await readyInstance();
+    vast.strike(machineOf(ready), 'comfyui-gone');
+    await instanceWhen(ready.id, isUnreachable);
+    await expectGivenUpAfterLimit(simulation, ready.id);
+    const ended = await instanceWhen(ready.id, 'terminated');
+    expect(ended.terminationReason).toBe('unreachable');
   });
 
+  simulated(
+    'is given up after its limit although the single view of the provider fails for ever',
+    async ({ simulate }) => {
+      const simulation = await simulate();
+      const { vast, readyInstance, passUntil, instanceWhen } = simulation;
+      const ready = await readyInstance();
+      vast.knobs.faultChances.show = [{ fault: '500', chance: 1 }];
+      vast.strike(machineOf(ready), 'comfyui-gone');
+      await instanceWhen(ready.id, isUnreachable);
+      await expectGivenUpAfterLimit(simulation, ready.id);
+      await passUntil(() => vast.liveRentals().length === 0);
+      vast.knobs.faultChances = {};
+      const ended = await instanceWhen(ready.id, 'terminated');
+      expect(ended.terminationReason).toBe('unreachable');
+    },
+  );
+
+  describe('that is silent while the provider is silent too', () => {
+    /** A ready instance that nobody can reach, and whose provider nobody can ask. */
+    async function startOutage(simulate: Simulate, fault: 'reset' | 'auth-401' | 'rate-limit-json') {
+      // Its switch would destroy a machine that hears of nobody for so long.
+      const simulation = await simulate({ env: { DEAD_MAN_SWITCH_MINUTES: '0' } });
+      const { vast, readyInstance } = simulation;
+      const ready = await readyInstance();
+      for (const call of ['show', 'list', 'destroy'] as const)
+        vast.knobs.faultChances[call] = [{ fault, chance: 1 }];
+      const comfy = vast.comfyOf(machineOf(ready));
+      if (comfy === undefined) throw new Error('ComfyUI does not run.');
+      comfy.knobs.requestFaults = [{ route: 'GET /system_stats', how: 'drop-before' }];
+      return { ...simulation, simulation, id: ready.id, comfy };
+    }
+    const isSilent = ({ message }: Simulated) => message?.includes('cannot be asked either') === true;
+
+    /** Three times its limit. */
+    async function passSixMinutes({ vast, pass }: Simulation): Promise<void> {
+      const before = vast.counters.calls.show;
+      await pass(360);
+      // It is suspect, and looked at every 5 seconds.
+      expect(vast.counters.calls.show - before).toBe(72);
+    }
+
+    simulated(
+      'is kept however long that lasts, without new jobs, and is used again after it',
+      async ({ simulate }) => {
+        const { simulation, vast, show, instanceWhen, id, comfy } = await startOutage(simulate, 'reset');
+        await instanceWhen(id, isSilent);
+        await passSixMinutes(simulation);
+        expect(await show(id)).toMatchObject({ status: 'ready', reachable: false });
+        vast.knobs.faultChances = {};
+        comfy.knobs.requestFaults = [];
+        const back = await instanceWhen(id, ({ reachable }) => reachable, 5);
+        expect(back).toMatchObject({ status: 'ready', rentals: [{ status: 'active' }] });
+        expect(vast.liveRentals()).toHaveLength(1);
+      },
+    );
+
+    simulated(
+      'has its whole limit to answer once the provider does, and is given up after it',
+      async ({ simulate }) => {
+        const { simulation, vast, show, instanceWhen, id } = await startOutage(simulate, 'reset');
+        await instanceWhen(id, isSilent);
+        await passSixMinutes(simulation);
+        expect(await show(id)).toMatchObject({ status: 'ready' });
+        vast.knobs.faultChances = {};
+        // The count begins with the last look in vain, which was just now.
+        await expectGivenUpAfterLimit(simulation, id);
+        const ended = await instanceWhen(id, 'terminated');
+        expect(ended.terminationReason).toBe('unreachable');
+      },
+    );
+
+    simulated.for(['auth-401', 'rate-limit-json'] as const)(
+      'is given up after its limit when the provider does answer, with %s',
+      async (fault, { simulate }) => {
+        const { simulation, vast, instanceWhen, id } = await startOutage(simulate, fault);
+        await instanceWhen(id, isUnreachable);
+        await expectGivenUpAfterLimit(simulation, id);
+        vast.knobs.faultChances = {};
+        const ended = await instanceWhen(id, 'terminated');
+        expect(ended.terminationReason).toBe('unreachable');
+      },
+    );
+  });
+});
+
+describe.concurrent('a rented instance of a whole service', () => {
   it('follows a ready instance that moves to another address, and its job goes on there', async ({
     start,
   }) => {
@@ -163,94 +314,5 @@ describe.concurrent('a rented instance', () => {
       terminationDetail: expect.stringContaining('"check"'),
     });
     expect(vast.liveRentals()).toHaveLength(0);
-  });
-
-  it('gives up a ready instance that swallows connections, after its limit', async ({ start }) => {
-    const { vast, settled, instanceWhen } = await start({ env: { UNREACHABLE_TIMEOUT_SECONDS: '1' } });
-    const { id, rentals } = await settled();
-    vast.strike(Number(rentals[0]?.providerInstanceId), 'comfyui-gone');
-    const ended = await instanceWhen(id, 'terminated');
-    expect(ended.terminationReason).toBe('unreachable');
-  });
-
-  it('is given up after its limit although the single view of the provider fails for ever', async ({
-    start,
-  }) => {
-    const { vast, settled, instanceWhen } = await start({
-      env: { UNREACHABLE_TIMEOUT_SECONDS: '1', INSTANCE_CHECK_SECONDS: '0.2' },
-    });
-    const { id, rentals } = await settled();
-    vast.knobs.faultChances.show = [{ fault: '500', chance: 1 }];
-    vast.strike(Number(rentals[0]?.providerInstanceId), 'comfyui-gone');
-    await vast.until(() => vast.liveRentals().length === 0);
-    vast.knobs.faultChances = {};
-    const ended = await instanceWhen(id, 'terminated');
-    expect(ended.terminationReason).toBe('unreachable');
-  });
-
-  describe('that is silent while the provider is silent too', () => {
-    const limitMs = 2000;
-
-    /** A ready instance that nobody can reach, and whose provider nobody can ask, noted as such. */
-    async function startOutage(start: StartRenting, fault: 'reset' | 'auth-401' | 'rate-limit-json') {
-      const renting = await start({
-        env: { UNREACHABLE_TIMEOUT_SECONDS: String(limitMs / 1000), INSTANCE_CHECK_SECONDS: '0.2' },
-      });
-      const { vast, readyInstance } = renting;
-      const { id, rentals } = await readyInstance();
-      const rentalId = Number(rentals[0]?.providerInstanceId);
-      for (const call of ['show', 'list', 'destroy'] as const)
-        vast.knobs.faultChances[call] = [{ fault, chance: 1 }];
-      const comfy = vast.comfyOf(rentalId);
-      if (comfy === undefined) throw new Error('ComfyUI does not run.');
-      comfy.knobs.requestFaults = [{ route: 'GET /system_stats', how: 'drop-before' }];
-      return { ...renting, id, comfy };
-    }
-    const isSilent = ({ message }: Instance) => message?.includes('cannot be asked either') === true;
-    /** Returns what it has become of it when it is no longer ready, or after three times its limit. */
-    const muchLater = ({ id, instanceWhen }: Pick<Renting, 'instanceWhen'> & { id: string }) => {
-      const begun = performance.now();
-      const isLate = () => performance.now() - begun > 3 * limitMs;
-      return instanceWhen(id, ({ status }) => status !== 'ready' || isLate());
-    };
-
-    it('is kept however long that lasts, without new jobs, and is used again after it', async ({ start }) => {
-      const outage = await startOutage(start, 'reset');
-      const { vast, instanceWhen, id, comfy } = outage;
-      await instanceWhen(id, isSilent);
-      expect(await muchLater(outage)).toMatchObject({ status: 'ready', reachable: false });
-      vast.knobs.faultChances = {};
-      comfy.knobs.requestFaults = [];
-      const back = await instanceWhen(id, ({ reachable }) => reachable);
-      expect(back).toMatchObject({ status: 'ready', rentals: [{ status: 'active' }] });
-      expect(vast.liveRentals()).toHaveLength(1);
-    });
-
-    it('has its whole limit to answer once the provider does, and is given up after it', async ({
-      start,
-    }) => {
-      const outage = await startOutage(start, 'reset');
-      const { vast, instanceWhen, id } = outage;
-      await instanceWhen(id, isSilent);
-      expect(await muchLater(outage)).toMatchObject({ status: 'ready' });
-      vast.knobs.faultChances = {};
-      const begun = performance.now();
-      await instanceWhen(id, ({ status }) => status !== 'ready');
-      // The count begins with the last look in vain, which may have been a moment before.
-      expect(performance.now() - begun).toBeGreaterThan(limitMs / 2);
-      const ended = await instanceWhen(id, 'terminated');
-      expect(ended.terminationReason).toBe('unreachable');
-    });
-
-    it.for(['auth-401', 'rate-limit-json'] as const)(
-      'is given up after its limit when the provider does answer, with %s',
-      async (fault, { start }) => {
-        const { vast, instanceWhen, id } = await startOutage(start, fault);
-        await instanceWhen(id, ({ status }) => status !== 'ready');
-        vast.knobs.faultChances = {};
-        const ended = await instanceWhen(id, 'terminated');
-        expect(ended.terminationReason).toBe('unreachable');
-      },
-    );
   });
 });
