@@ -5,162 +5,209 @@ import { createServer, type IncomingMessage, type ServerResponse } from 'node:ht
 import type { AddressInfo } from 'node:net';
 import { tmpdir } from 'node:os';
 import { setTimeout as sleep } from 'node:timers/promises';
+import { v7 as uuid } from 'uuid';
 import { describe, expect } from 'vitest';
+import { dispatch } from '../../src/jobs/dispatch.ts';
 import { withDeadManSwitch } from '../../src/vast/dead-man-script.ts';
 import { instantPhases } from '../doubles/vast/knobs.ts';
-import { eventually } from '../support/eventually.ts';
-import { it, type Instance, type Renting, type StartRenting } from '../support/renting.ts';
+import { it } from '../support/renting.ts';
+import { it as simulated, type Simulation } from '../support/simulation.ts';
 
-/** Two seconds. */
-const SWITCH_MINUTES = String(2 / 60);
-/** Three: long enough for a busy machine to be in time, where a test is about machines that are watched. */
-const WATCHED_SWITCH_MINUTES = String(3 / 60);
-const WATCHED_MS = 3_500;
 /** Whatever comes by itself comes within this, also on a busy machine. */
 const PATIENCE_MS = 40_000;
+/** A sign of life comes ten times in the half hour that the switch waits by default. */
+const LIMIT_SECONDS = 1800;
+const BEAT_SECONDS = 180;
+const WATCHED_MINUTES = 40;
+/** A machine looks for a sign of life this often, so it may see the last one, and miss the next, that much later. */
+const LOOK_SECONDS = 20;
 
 describe.concurrent('a rented machine', () => {
-  const startQuick = (start: StartRenting, env: Record<string, string> = {}) =>
-    start({ env: { DEAD_MAN_SWITCH_MINUTES: SWITCH_MINUTES, INSTANCE_CHECK_SECONDS: '0.3', ...env } });
-
-  /** Returns when signs of life have come for so long; throws at once when the machine has gone instead. */
-  async function watchedFor({ vast, service }: Renting, ms: number): Promise<void> {
-    const { db } = service.service.database;
-    const lastBeat = async () => {
-      const rental = await db
-        .selectFrom('rentals')
-        .select(['status', 'end_reason', 'heartbeat_at'])
-        .executeTakeFirstOrThrow();
-      expect(rental).toMatchObject({ status: 'active', end_reason: null });
+  simulated(
+    'destroys itself half an hour after the last sign of life, and not before',
+    async ({ simulate }) => {
+      const { vast, readyInstance, pass, passUnwatched, ...simulation } = await simulate();
+      await readyInstance();
+      await pass(600);
+      const silentSeconds = await silenceOf(simulation);
+      await passUnwatched(LIMIT_SECONDS - 1 - silentSeconds);
       expect(vast.liveRentals()).toHaveLength(1);
-      return rental.heartbeat_at?.getTime() ?? 0;
-    };
-    const first = await lastBeat();
-    await until(async () => (await lastBeat()) - first > ms, PATIENCE_MS);
-  }
+      await passUnwatched(1 + 2 * LOOK_SECONDS);
+      expect(vast.liveRentals()).toHaveLength(0);
+      expect(vast.counters).toMatchObject({ selfDestroyed: 1 });
+    },
+  );
 
+  simulated(
+    'goes on for as long as it is watched: while its provider cannot be asked and while it only ends its jobs too',
+    async ({ simulate }) => {
+      const simulation = await simulate({
+        // The service would look at it less often than it wants to hear, but for the drain.
+        env: { INSTANCE_CHECK_SECONDS: '3600', INSTANCE_POLL_SECONDS: '60' },
+      });
+      const { vast, instances, show, readyInstance } = simulation;
+      const { id } = await readyInstance();
+      await placeJob(simulation);
+      await watchedForLong(simulation);
+      expect((await show(id)).status).toBe('ready');
+
+      vast.knobs.faultChances.show = [{ fault: '500', chance: 1 }];
+      vast.knobs.faultChances.list = [{ fault: '500', chance: 1 }];
+      await watchedForLong(simulation);
+      expect((await show(id)).status).toBe('ready');
+      expect(vast.counters.faults).toBeGreaterThanOrEqual((WATCHED_MINUTES * 60) / BEAT_SECONDS - 1);
+      vast.knobs.faultChances = {};
+
+      await instances.end(id, { drain: true });
+      await watchedForLong(simulation);
+      expect((await show(id)).status).toBe('draining');
+      expect(vast.counters.selfDestroyed).toBe(0);
+    },
+  );
+
+  simulated('goes on while it is watched by a clock that was set back', async ({ simulate }) => {
+    const simulation = await simulate({ env: { INSTANCE_CHECK_SECONDS: '3600' } });
+    const { vast, replica, readyInstance, pass } = simulation;
+    const { readyAt } = await readyInstance();
+    // As one looks that came an hour before the clock was set back by an hour.
+    const ahead = new Date(replica.clock.now().getTime() + 3_600_000);
+    await replica.db.updateTable('rentals').set({ heartbeat_at: ahead }).execute();
+    const lastBeat = async () => (await rentalOf(simulation)).heartbeat_at;
+    await pass(BEAT_SECONDS - 1);
+    expect(await lastBeat()).toEqual(ahead);
+    await pass(2);
+    expect(await lastBeat()).toEqual(new Date(Date.parse(readyAt ?? '') + BEAT_SECONDS * 1000));
+    await watchedForLong(simulation);
+    expect(vast.counters.selfDestroyed).toBe(0);
+  });
+
+  simulated('destroys itself when the service is gone before ComfyUI was up, later', async ({ simulate }) => {
+    const simulation = await simulate({
+      vast: { knobs: { phases: { ...instantPhases, provisioningMs: 86_400_000 } } },
+    });
+    const { vast, replica, rent, instanceWhen, passUnwatched } = simulation;
+    await instanceWhen(await rent(), ({ phase }) => phase === 'starting');
+    const bootedAtMs = recordOf(simulation).history.find(
+      ({ actualStatus }) => actualStatus === 'running',
+    )?.atMs;
+    const passedSeconds = (replica.clock.now().getTime() - (bootedAtMs ?? NaN)) / 1000;
+    // The time of the start and that of the switch, counted from the boot.
+    const limitSeconds = replica.config.STARTING_TIMEOUT_SECONDS + LIMIT_SECONDS;
+    await passUnwatched(limitSeconds - 1 - passedSeconds);
+    expect(vast.liveRentals()).toHaveLength(1);
+    await passUnwatched(1 + LOOK_SECONDS);
+    expect(vast.liveRentals()).toHaveLength(0);
+    expect(vast.counters.selfDestroyed).toBe(1);
+  });
+
+  simulated.for([{ DEAD_MAN_SWITCH_MINUTES: '0' }, { VAST_RUNTYPE: 'args' }] as Record<string, string>[])(
+    'has no switch with %o',
+    async (env, { simulate }) => {
+      const simulation = await simulate({ env });
+      const { vast, readyInstance, pass, passUnwatched } = simulation;
+      await readyInstance();
+      await pass(600);
+      const rental = await rentalOf(simulation);
+      expect(rental).toMatchObject({ dead_man_seconds: null, heartbeat_at: null });
+      expect([...vast.state.rentals.values()].map(({ plan }) => plan.deadMan)).toEqual([null]);
+      await passUnwatched(86_400);
+      expect(vast.liveRentals()).toHaveLength(1);
+    },
+  );
+
+  simulated(
+    'is given up in good order when it does not take the sign of life any more',
+    async ({ simulate }) => {
+      const simulation = await simulate();
+      const { vast, replica, show, readyInstance, pass, instanceWhen } = simulation;
+      const { id } = await readyInstance();
+      const comfy = vast.comfyOf(recordOf(simulation).id);
+      if (comfy === undefined) throw new Error('ComfyUI does not run.');
+      comfy.knobs.diskFull = true;
+      const looks = vast.counters.calls.show;
+      // Half of the time that the machine has.
+      await pass(LIMIT_SECONDS / 2 - 1);
+      expect((await show(id)).status).toBe('ready');
+      expect(vast.counters.calls.show - looks).toBe(
+        Math.floor((LIMIT_SECONDS / 2 - 1) / replica.config.INSTANCE_CHECK_SECONDS),
+      );
+      const ended = await instanceWhen(id, 'terminated', 10);
+      expect(ended.terminationReason).toBe('heartbeat_lost');
+      expect(vast.liveRentals()).toHaveLength(0);
+      expect(vast.counters.selfDestroyed).toBe(0);
+    },
+  );
+
+  simulated(
+    'says why it is gone, when the service comes back to find that it has destroyed itself',
+    async ({ simulate }) => {
+      const { vast, replica, show, readyInstance, pass, passUnwatched, instanceWhen } = await simulate();
+      const { id } = await readyInstance();
+      await passUnwatched(LIMIT_SECONDS + 2 * LOOK_SECONDS);
+      expect(vast.counters.selfDestroyed).toBe(1);
+      await instanceWhen(id, ({ message }) => message?.includes('does not show') === true, 1);
+      await pass(replica.config.RENT_SETTLE_SECONDS - 1);
+      expect((await show(id)).status).toBe('ready');
+      const ended = await instanceWhen(id, 'terminated', 10);
+      expect(ended).toMatchObject({
+        terminationReason: 'lost',
+        terminationDetail: expect.stringContaining('destroyed itself') as string,
+      });
+      // It did as it was told, so its machine has not failed.
+      const machines = await replica.db.selectFrom('machines').select(['successes', 'failures']).execute();
+      expect(machines).toEqual([{ successes: 1, failures: 0 }]);
+    },
+  );
+});
+
+function rentalOf({ replica }: Pick<Simulation, 'replica'>) {
+  return replica.db.selectFrom('rentals').selectAll().executeTakeFirstOrThrow();
+}
+
+/** The only machine, as the provider knows it. */
+function recordOf({ vast }: Simulation) {
+  const [record] = vast.state.rentals.values();
+  if (record === undefined) throw new Error('There is no rental.');
+  return record;
+}
+
+/** Seconds since the last sign of life. */
+async function silenceOf(simulation: Pick<Simulation, 'replica'>): Promise<number> {
+  const { heartbeat_at: beatAt } = await rentalOf(simulation);
+  return (simulation.replica.clock.now().getTime() - (beatAt?.getTime() ?? NaN)) / 1000;
+}
+
+/** For longer than the machine would wait. Throws when a sign of life does not come in time, or when the machine has gone. */
+async function watchedForLong(simulation: Simulation): Promise<void> {
+  for (let minutes = 0; minutes < WATCHED_MINUTES; minutes += 1) {
+    await simulation.pass(60);
+    expect(await rentalOf(simulation)).toMatchObject({ status: 'active', end_reason: null });
+    expect(simulation.vast.liveRentals()).toHaveLength(1);
+    expect(await silenceOf(simulation)).toBeLessThanOrEqual(BEAT_SECONDS);
+  }
+}
+
+/** A job on the instance that nobody works on, so that it never ends. */
+async function placeJob({ replica }: Simulation): Promise<void> {
+  await replica.db
+    .insertInto('jobs')
+    .values({ id: uuid(), status: 'queued', workflow: '{}', wait_limit_ms: 1, time_limit_ms: 1 })
+    .execute();
+  expect(await dispatch(replica)).toBe(1);
+}
+
+describe.concurrent('a rented machine of the whole service', () => {
   it('destroys itself when the service is gone', async ({ start }) => {
-    const { vast, service, readyInstance } = await startQuick(start);
+    const { vast, service, readyInstance } = await start({
+      // Two seconds.
+      env: { DEAD_MAN_SWITCH_MINUTES: String(2 / 60), INSTANCE_CHECK_SECONDS: '0.3' },
+    });
     await readyInstance();
     // As if it had been killed: nothing tells the machine.
     await service.service.stop();
     expect(vast.liveRentals()).toHaveLength(1);
     await vast.until(() => vast.liveRentals().length === 0, PATIENCE_MS);
     expect(vast.counters).toMatchObject({ selfDestroyed: 1 });
-  });
-
-  it('goes on for as long as it is watched: while its provider cannot be asked and while it only ends its jobs too', async ({
-    start,
-  }) => {
-    const renting = await start({
-      vast: { comfyKnobs: { nodes: { FakeSampler: { durationMs: 60_000, steps: 60 } } } },
-      // The service would look at it less often than it wants to hear.
-      env: { DEAD_MAN_SWITCH_MINUTES: WATCHED_SWITCH_MINUTES, INSTANCE_CHECK_SECONDS: '3600' },
-    });
-    const { vast, service, post, readyInstance } = renting;
-    const { id } = await readyInstance();
-    const workflow = {
-      '1': { class_type: 'FakeSampler', inputs: {} },
-      '2': { class_type: 'SaveImage', inputs: { images: ['1', 0], filename_prefix: 'x' } },
-    };
-    await post('/jobs', { workflow, instanceId: id });
-    await watchedFor(renting, WATCHED_MS);
-    expect((await service.call<Instance>(`/instances/${id}`)).body.status).toBe('ready');
-
-    vast.knobs.faultChances.show = [{ fault: '500', chance: 1 }];
-    vast.knobs.faultChances.list = [{ fault: '500', chance: 1 }];
-    await watchedFor(renting, WATCHED_MS);
-    expect((await service.call<Instance>(`/instances/${id}`)).body.status).toBe('ready');
-    vast.knobs.faultChances = {};
-
-    await service.call(`/instances/${id}?drain=true`, { method: 'DELETE' });
-    await watchedFor(renting, WATCHED_MS);
-    expect((await service.call<Instance>(`/instances/${id}`)).body.status).toBe('draining');
-    expect(vast.counters.selfDestroyed).toBe(0);
-  });
-
-  it('goes on while it is watched by a clock that was set back', async ({ start }) => {
-    const { vast, service, readyInstance } = await startQuick(start);
-    await readyInstance();
-    const { db } = service.service.database;
-    // As one looks that came an hour before the clock was set back by an hour.
-    const ahead = new Date(Date.now() + 3_600_000);
-    await db.updateTable('rentals').set({ heartbeat_at: ahead }).execute();
-    const lastBeat = async () =>
-      (await db.selectFrom('rentals').select('heartbeat_at').executeTakeFirstOrThrow()).heartbeat_at;
-    await eventually(async () => expect(await lastBeat()).not.toEqual(ahead), 5_000);
-    expect(vast.counters.selfDestroyed).toBe(0);
-  });
-
-  it('destroys itself when the service is gone before ComfyUI was up, later', async ({ start }) => {
-    const { vast, service, rent, instanceWhen } = await start({
-      vast: { knobs: { phases: { ...instantPhases, provisioningMs: 60_000 } } },
-      env: { DEAD_MAN_SWITCH_MINUTES: SWITCH_MINUTES, STARTING_TIMEOUT_SECONDS: '3' },
-    });
-    const begun = performance.now();
-    const { id } = await rent();
-    await instanceWhen(id, ({ phase }) => phase === 'starting');
-    await service.service.stop();
-    await vast.until(() => vast.liveRentals().length === 0, PATIENCE_MS);
-    // The time of the start and that of the switch, counted from the boot.
-    expect(performance.now() - begun).toBeGreaterThan(5000);
-    expect(vast.counters.selfDestroyed).toBe(1);
-  });
-
-  it.for([{ DEAD_MAN_SWITCH_MINUTES: '0' }, { VAST_RUNTYPE: 'args' }] as Record<string, string>[])(
-    'has no switch with %o',
-    async (env, { start }) => {
-      const { vast, service, readyInstance } = await startQuick(start, env);
-      await readyInstance();
-      const rental = await service.service.database.db
-        .selectFrom('rentals')
-        .select(['dead_man_seconds', 'heartbeat_at'])
-        .executeTakeFirstOrThrow();
-      expect(rental).toEqual({ dead_man_seconds: null, heartbeat_at: null });
-      expect([...vast.state.rentals.values()].map(({ plan }) => plan.deadMan)).toEqual([null]);
-    },
-  );
-
-  it('is given up in good order when it does not take the sign of life any more', async ({ start }) => {
-    const { vast, readyInstance, instanceWhen } = await startQuick(start, {
-      DEAD_MAN_SWITCH_MINUTES: String(6 / 60),
-    });
-    const { id } = await readyInstance();
-    const [rental] = vast.liveRentals();
-    const comfy = vast.comfyOf(rental?.id ?? 0);
-    if (comfy === undefined) throw new Error('ComfyUI does not run.');
-    comfy.knobs.diskFull = true;
-    const ended = await instanceWhen(id, 'terminated');
-    expect(ended.terminationReason).toBe('heartbeat_lost');
-    expect(vast.counters.selfDestroyed).toBe(0);
-  });
-
-  it('says why it is gone, when the service comes back to find that it has destroyed itself', async ({
-    start,
-  }) => {
-    const { vast, service, readyInstance, instanceWhen } = await startQuick(start, {
-      RENT_SETTLE_SECONDS: '1',
-    });
-    const { id } = await readyInstance();
-    const { db } = service.service.database;
-    const [rental] = vast.liveRentals();
-    const record = vast.state.rentals.get(rental?.id ?? 0);
-    if (record === undefined) throw new Error('There is no rental.');
-    record.endedAtMs = Date.now();
-    record.hiddenFromMs = Date.now();
-    await instanceWhen(id, ({ message }) => message?.includes('does not show') === true);
-    await db
-      .updateTable('rentals')
-      .set({ heartbeat_at: new Date(Date.now() - 60_000) })
-      .execute();
-    const ended = await instanceWhen(id, 'terminated');
-    expect(ended).toMatchObject({
-      terminationReason: 'lost',
-      terminationDetail: expect.stringContaining('destroyed itself') as string,
-    });
-    // It did as it was told, so its machine has not failed.
-    const machines = await db.selectFrom('machines').select(['successes', 'failures']).execute();
-    expect(machines).toEqual([{ successes: 1, failures: 0 }]);
   });
 });
 
