@@ -53,6 +53,8 @@ export interface SimulationOptions {
 export type Simulate = (options?: SimulationOptions) => Promise<Simulation>;
 
 const anHour = 3600;
+/** So much is never done at one moment, but by something that is due again at once, for ever. */
+const MOST_AT_ONE_MOMENT = 1000;
 
 /** A test that starts simulations by `simulate`; all of them are stopped after the test. */
 // oxlint-disable-next-line no-empty-pattern -- Vitest reads from it which other fixtures are needed
@@ -128,6 +130,7 @@ export function createSimulation(
   const dueRounds = rounds.map((round) => ({ ...round, atMs: nowMs() }));
   /** When `woken` is due. */
   let wakeMs = nowMs();
+  let doneNow = 0;
 
   async function nextStep(): Promise<{ id: string; wake: number; atMs: number } | undefined> {
     const row = await db
@@ -147,8 +150,11 @@ export function createSimulation(
     const stepMs = step?.atMs ?? Infinity;
     const roundMs = round?.atMs ?? Infinity;
     const dueMs = Math.min(stepMs, roundMs, wakeMs);
-    advance(Math.max(0, Math.min(dueMs, endMs) - nowMs()));
+    const restMs = Math.max(0, Math.min(dueMs, endMs) - nowMs());
+    advance(restMs);
     if (dueMs > endMs) return false;
+    doneNow = restMs > 0 ? 0 : doneNow + 1;
+    if (doneNow > MOST_AT_ONE_MOMENT) throw new Error('Time stands still: something is due again and again.');
     if (step !== undefined && stepMs === dueMs) {
       await stepInstance(replica, { instanceId: step.id, wake: step.wake }, { signal });
     } else if (round !== undefined && roundMs === dueMs) {
