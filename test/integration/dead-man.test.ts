@@ -18,7 +18,7 @@ const PATIENCE_MS = 40_000;
 /** A sign of life comes ten times in the half hour that the switch waits by default. */
 const LIMIT_SECONDS = 1800;
 const BEAT_SECONDS = 180;
-const WATCHED_MINUTES = 40;
+const WATCHED_MINUTES = 33;
 /** A machine looks for a sign of life this often, so it may see the last one, and miss the next, that much later. */
 const LOOK_SECONDS = 20;
 
