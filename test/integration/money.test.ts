@@ -1,46 +1,18 @@
-// Money, asked of the whole service: limits that refuse, books that jobs share, estimates, and credit that is watched.
+// Money as time passes, on a clock of the test's own: limits that end what was rented, books against the bill, and what a job would cost.
 import { describe, expect } from 'vitest';
-import type { JobCost } from '../../src/jobs/cost.ts';
+import { readCosts, type CostPage, type CostQuery } from '../../src/fleet/costs.ts';
+import { estimateJob, type Estimate, type EstimateRequest } from '../../src/fleet/estimate.ts';
+import { GUARD_INTERVAL_MS } from '../../src/fleet/guard.ts';
+import { recordCosts } from '../../src/fleet/ledger.ts';
+import { dayName, startOfNextDay } from '../../src/fleet/limits.ts';
+import { MONEY_EVERY_MS } from '../../src/fleet/money.ts';
+import { publicOfferId } from '../../src/instances/ranking.ts';
+import { requirementsSchema } from '../../src/instances/requirements.ts';
+import { createKnownNodes } from '../../src/jobs/known-nodes.ts';
 import type { OfferSpec } from '../doubles/vast/index.ts';
-import { it as base, withEnv, type Instance, type Renting } from '../support/renting.ts';
-import { emptyImage } from '../support/workflows.ts';
+import { it as base, type Simulation } from '../support/simulation.ts';
 
-interface Job {
-  id: string;
-  status: string;
-  cost: JobCost | null;
-}
-interface Problem {
-  code: string;
-  limitName?: string;
-  limit?: number;
-  committed?: number;
-  asked?: number;
-  period?: string | null;
-}
-interface Sums {
-  gpuUsd: number;
-  storageUsd: number;
-  trafficUsd: number;
-  totalUsd: number;
-  final: boolean;
-}
-interface Costs {
-  items: (Sums & { key: string })[];
-  total: Sums;
-  nextCursor: string | null;
-}
-interface Estimate {
-  place: string;
-  instanceId: string | null;
-  pricePerHourUsd: number | null;
-  offer: { id: string; vramGb: number; expectedParts: Record<string, number> } | null;
-  bootSeconds: number | null;
-  run: { seconds: number; basis: string; samples: number };
-  expected: { totalUsd: number } | null;
-  worstCaseUsd: number | null;
-  obstacle: string | null;
-}
+const HOUR_SECONDS = 3600;
 
 /** So dear that seconds cost cents. */
 const dear: OfferSpec = {
@@ -60,181 +32,284 @@ const rich = {
   CREDIT_RESERVE_HOURS: '0',
 };
 
-/** Nothing is rented but what a test asks for. */
-const it = base.extend('start', ({ start }) => withEnv(start, { FLEET_MAX: '0' }));
+/** When a day begins; not the next one, which may begin while this runs. */
+const midnight = startOfNextDay(startOfNextDay(new Date()));
 
-async function run({ post, service }: Pick<Renting, 'post' | 'service'>, instanceId: string): Promise<Job> {
-  const { body } = await post<Job>('/jobs', { workflow: emptyImage, instanceId });
-  return service.until<Job>(`/jobs/${body.id}`, ({ status }) => status === 'succeeded');
+/** Simulations that begin with a day, so that what they spend within hours is spent in one. */
+const it = base.extend('simulate', ({ simulate }) => async (options = {}) => {
+  return simulate({ startsAt: midnight, ...options });
+});
+
+const wish = (requirements: object) => requirementsSchema.parse(requirements);
+
+/** The books up to now, as `GET /costs` shows them. */
+async function readBooks({ replica }: Simulation, query: Partial<CostQuery> = {}): Promise<CostPage> {
+  const now = replica.clock.now();
+  await recordCosts(replica.db, now);
+  const all = { instanceId: undefined, apiKey: undefined, limit: 100, cursor: undefined };
+  const days = { from: dayName(new Date()), to: dayName(now) };
+  return readCosts(replica.db, { ...days, groupBy: 'day', ...all, ...query });
 }
 
-describe.concurrent('limits', () => {
-  it('on the price of all machines hold in a burst, and say by how much they would be passed', async ({
-    start,
-  }) => {
-    const { service, post, instanceWhen } = await start({
-      env: { MAX_TOTAL_PRICE_PER_HOUR_USD: '1', MAX_INSTANCES: '10' },
-    });
-    const answers = await Promise.all(
-      Array.from({ length: 8 }, () =>
-        post<Problem & Instance>('/instances', { requirements: { maxPricePerHourUsd: 0.4 } }),
-      ),
-    );
-    const refused = answers.filter(({ status }) => status === 402);
-    expect(refused.length).toBeGreaterThan(0);
-    for (const { body } of refused) {
-      expect(body).toMatchObject({
-        code: 'limit_reached',
-        limitName: 'MAX_TOTAL_PRICE_PER_HOUR_USD',
-        limit: 1,
-        period: null,
+function estimate({ replica, instances }: Simulation, request: EstimateRequest = {}): Promise<Estimate> {
+  const nodes = createKnownNodes({ ...replica, canRent: true });
+  return estimateJob({ ...replica, instances, nodes }, request);
+}
+
+function onlyBill({ vast }: Simulation) {
+  const [bill, ...others] = vast.bill();
+  if (bill === undefined || others.length > 0) throw new Error('There is not one bill.');
+  return bill;
+}
+
+describe('limits', () => {
+  it.for(['day', 'month'])(
+    'on a %s look at the worst case: what cannot be paid for all its life is not rented',
+    async (period, { simulate }) => {
+      const limitName = `MAX_SPEND_PER_${period.toUpperCase()}_USD`;
+      const { vast, replica, rent, show, settled, pass, instanceWhen } = await simulate({
+        env: { [limitName]: '2' },
       });
-      expect((body.committed ?? 0) + (body.asked ?? 0)).toBeGreaterThan(1);
-    }
-    const accepted = answers.filter(({ status }) => status === 202);
-    for (const { body } of accepted) {
-      await instanceWhen(
-        body.id,
-        ({ status, message }) => status === 'ready' || message?.startsWith('A spending limit') === true,
-      );
-    }
-    const { items } = (await service.call<{ items: Instance[] }>('/instances')).body;
-    const total = items.reduce((sum, { pricePerHourUsd }) => sum + (pricePerHourUsd ?? 0), 0);
-    expect(total).toBeGreaterThan(0);
-    expect(total).toBeLessThanOrEqual(1);
+      const { SEARCH_TIMEOUT_SECONDS, INSTANCE_POLL_SECONDS } = replica.config;
+      const id = await rent({ requirements: wish({ minVramGb: 24 }) });
+      await pass(SEARCH_TIMEOUT_SECONDS - 1);
+      expect(await show(id)).toMatchObject({ status: 'provisioning', phase: 'searching' });
+      expect(vast.counters.calls.search).toBe(SEARCH_TIMEOUT_SECONDS / INSTANCE_POLL_SECONDS);
+      const ended = await instanceWhen(id, 'terminated', 2);
+      expect(ended).toMatchObject({ terminationReason: 'limit_reached', costUsd: 0 });
+      expect(ended.terminationDetail).toContain(`${limitName} is 2 USD`);
+      expect(vast.counters.calls.create).toBe(0);
+
+      const short = await settled({ requirements: wish({ minVramGb: 24 }), maxLifetimeHours: 1 });
+      expect(short.status).toBe('ready');
+    },
+  );
+
+  it('refuse a chosen offer that is dearer than one machine may be', async ({ simulate }) => {
+    const { vast, instances, rent, instanceWhen } = await simulate({ vast: { offers: [dear] } });
+    vast.knobs.search.unappliedFilters.push('dph_total');
+    const [rejected] = (await instances.offers(wish({}))).rejected;
+    if (rejected === undefined) throw new Error('The offer was not listed.');
+    const id = await rent({ offerId: publicOfferId(rejected.offer) });
+    // At once: it does not become cheaper.
+    const ended = await instanceWhen(id, 'terminated', 1);
+    expect(ended.terminationReason).toBe('limit_reached');
+    expect(vast.counters.calls.create).toBe(0);
   });
 
-  it('refuse at once what could not even be paid at the lowest price', async ({ start }) => {
-    const { post } = await start({ env: { MAX_SPEND_PER_MONTH_USD: '0.1' } });
-    const { status, body } = await post<Problem>('/instances');
-    expect(status).toBe(402);
-    expect(body).toMatchObject({ limitName: 'MAX_SPEND_PER_MONTH_USD', limit: 0.1, committed: 0 });
-  });
-});
-
-describe.concurrent('the books', () => {
-  it('are divided among the jobs without a rest', async ({ start }) => {
-    const world = await start({ vast: { offers: [dear] }, env: rich });
-    const { service, settled, end } = world;
-    const { id } = await settled();
-    const jobs = [await run(world, id), await run(world, id), await run(world, id)];
-    const ended = await end(id);
-
-    const readBooks = async (query: string) => (await service.call<Costs>(`/costs?${query}`)).body;
-    const { items, nextCursor } = await readBooks(`groupBy=instance&instanceId=${id}`);
-    const [entry] = items;
-    if (entry === undefined) throw new Error('It is not in the books.');
-    expect(items).toHaveLength(1);
-    expect(nextCursor).toBeNull();
-    expect(entry).toMatchObject({ key: id, final: true });
-    expect(entry.totalUsd).toBeGreaterThan(0.02);
-    expect(ended.costUsd).toBeCloseTo(entry.gpuUsd + entry.storageUsd, 9);
-    const byDay = await readBooks('');
-    const byKey = await readBooks('groupBy=apiKey&limit=1');
-    expect(byDay.total).toEqual(byKey.total);
-    expect(byDay.total.totalUsd).toBeCloseTo(entry.totalUsd, 9);
-    expect(byKey.items.map(({ key }) => key)).toEqual(['']);
-    // The page after its own.
-    expect((await readBooks(`groupBy=instance&cursor=${id}`)).items).toEqual([]);
-
-    const shares = await Promise.all(
-      jobs.map(async (job) => (await service.call<Job>(`/jobs/${job.id}`)).body.cost),
+  it('are kept by the running total too, when a host raises its price and the machine cannot be destroyed for a while', async ({
+    simulate,
+  }) => {
+    const limitUsd = 150;
+    const reserveHours = 0.1;
+    const simulation = await simulate({
+      vast: { offers: [{ ...dear, downloadPricePerGbUsd: 0 }], creditUsd: 1000 },
+      env: {
+        ...rich,
+        MAX_SPEND_PER_DAY_USD: String(limitUsd),
+        INSTANCE_MAX_LIFETIME_HOURS: '1',
+        DRAIN_LIMIT_MINUTES: '0',
+        DESTROY_RESERVE_HOURS: String(reserveHours),
+      },
+      money: true,
+    });
+    const { vast, readyInstance, pass, instanceWhen } = simulation;
+    const ready = await readyInstance();
+    vast.knobs.faults.destroy.push(...Array.from({ length: 1000 }, () => 'noop' as const));
+    for (let times = 0; times < 3; times += 1) {
+      vast.strike(Number(ready.rentals[0]?.providerInstanceId), 'price-raised');
+    }
+    const ending = await instanceWhen(ready.id, ({ terminationReason }) => terminationReason !== null);
+    expect(ending.terminationReason).toBe('limit_reached');
+    expect(ending.terminationDetail).toMatch(
+      /MAX_SPEND_PER_DAY_USD is 150 and MAX_SPEND_PER_MONTH_USD none\.$/,
     );
-    expect(shares.every((share) => share?.final === true)).toBe(true);
-    const sum = shares.reduce((total, share) => total + (share?.totalUsd ?? 0), 0);
-    expect(sum).toBeCloseTo(entry.totalUsd, 9);
-    for (const share of shares) {
-      if (share === null) throw new Error('A job has no cost.');
-      expect(share.workUsd + share.bootUsd + share.idleUsd + share.trafficUsd).toBeCloseTo(share.totalUsd, 9);
-      expect(share.bootUsd).toBeGreaterThan(0);
-    }
-  });
+    // As late as it can be: the round before, there was still enough for the destruction and the time until the next look.
+    const priceUsd = ending.pricePerHourUsd ?? NaN;
+    expect(priceUsd).toBeGreaterThan(8 * 90);
+    const neededUsd = priceUsd * (reserveHours + GUARD_INTERVAL_MS / 3_600_000);
+    const roundUsd = (priceUsd * MONEY_EVERY_MS) / 3_600_000;
+    expect(ending.costUsd + neededUsd).toBeGreaterThan(limitUsd);
+    expect(ending.costUsd + neededUsd - roundUsd).toBeLessThanOrEqual(limitUsd);
 
-  it('begin with the month of their last day unless told, have no year 0, and say so of the field that names it', async ({
-    start,
-  }) => {
-    const { service } = await start();
-    const past = await service.call<{ from: string }>('/costs?to=2026-01-31');
-    expect(past).toMatchObject({ status: 200, body: { from: '2026-01-01' } });
-    for (const field of ['from', 'to']) {
-      const { status, body } = await service.call<Problem>(`/costs?${field}=0000-01-01`);
-      expect({ status, body }).toMatchObject({
-        status: 400,
-        body: { field, detail: `"${field}" is not valid: it must be a day of the year 1 or later.` },
-      });
-    }
-    expect((await service.call('/costs?from=0001-01-01&to=9999-12-31')).status).toBe(200);
-  });
-});
-
-describe.concurrent('an estimate', () => {
-  it('is made from offers before anything is rented, and from a ready instance and past runs then', async ({
-    start,
-  }) => {
-    const world = await start();
-    const { vast, post, settled } = world;
-    const { body: offered } = await post<Estimate>('/jobs/estimate', { workflow: emptyImage });
-    expect(offered).toMatchObject({ place: 'offer', run: { basis: 'assumed', samples: 0 }, obstacle: null });
-    expect(offered.bootSeconds).toBeGreaterThan(60);
-    expect(offered.worstCaseUsd).toBeGreaterThan(offered.expected?.totalUsd ?? Infinity);
-    expect(vast.counters.created).toBe(0);
-
-    const { id } = await settled();
-    await run(world, id);
-    const changed = structuredClone(emptyImage);
-    const image = changed['1'];
-    if (image === undefined) throw new Error('The workflow has changed.');
-    image.inputs['color'] = 7;
-    const { body: ready } = await post<Estimate>('/jobs/estimate', { workflow: changed });
-    expect(ready).toMatchObject({
-      place: 'instance',
-      instanceId: id,
-      bootSeconds: 0,
-      run: { basis: 'same_gpu', samples: 1 },
-    });
-    expect(ready.expected?.totalUsd).toBeLessThan(offered.expected?.totalUsd ?? 0);
-  });
-
-  it('says what stands in the way', async ({ start }) => {
-    const { post } = await start({ env: { MAX_SPEND_PER_DAY_USD: '0.5', MAX_SPEND_PER_MONTH_USD: '0.5' } });
-    const { body: dearer } = await post<Estimate>('/jobs/estimate');
-    expect(dearer.obstacle).toMatch(/MAX_SPEND_PER_/);
-    const { body: nothing } = await post<Estimate>('/jobs/estimate', { requirements: { minVramGb: 600 } });
-    expect(nothing).toMatchObject({ place: 'none', expected: null, worstCaseUsd: null });
-    const { status, body } = await post<Problem>('/jobs/estimate', { workflow: { nodes: [], links: [] } });
-    expect({ status, code: body.code }).toEqual({ status: 422, code: 'workflow_format_ui' });
-  });
-
-  it('without requirements is made for the machine that the fleet would rent', async ({ start }) => {
-    const { post } = await start({
-      env: { FLEET_REQUIREMENTS: '{"minVramGb":40,"maxPricePerHourUsd":0.9}' },
-    });
-    const { body: own } = await post<Estimate>('/jobs/estimate', { requirements: {} });
-    expect(own.offer?.vramGb).toBeLessThan(40);
-    const { body: ours } = await post<Estimate>('/jobs/estimate');
-    expect(ours.offer?.vramGb).toBeGreaterThanOrEqual(40);
-  });
-});
-
-describe.concurrent('credit', () => {
-  it('that runs low is told in health and metrics, and nothing more is rented', async ({ start }) => {
-    const { vast, service, post, settled } = await start({
-      vast: { creditUsd: 25 },
-      env: { CREDIT_CHECK_SECONDS: '1', SEARCH_TIMEOUT_SECONDS: '1' },
-    });
-    interface Health {
-      parts: { credit: { status: string } };
-    }
-    await settled();
-    await service.until<Health>('/health', ({ parts }) => parts.credit.status === 'ok');
-    vast.state.creditUsd = 0.3;
-    await service.until<Health>('/health', ({ parts }) => parts.credit.status === 'degraded');
-    const metrics = await (await fetch(`${service.url}/metrics`)).text();
-    expect(Number(/^comfyfleet_credit_usd (\S+)$/m.exec(metrics)?.[1])).toBeLessThan(0.31);
-    expect(Number(/^comfyfleet_price_per_hour_usd (\S+)$/m.exec(metrics)?.[1])).toBeGreaterThan(0.1);
-    expect(metrics).toMatch(/^comfyfleet_limit\{limit="spend_per_day"\} 50$/m);
-    const { status, body } = await post<Problem>('/instances');
-    expect({ status, code: body.code }).toEqual({ status: 402, code: 'insufficient_credit' });
+    // Tries are up to a minute apart.
+    await pass(reserveHours * HOUR_SECONDS - 90);
     expect(vast.liveRentals()).toHaveLength(1);
+    expect(vast.counters.calls.destroy).toBeGreaterThan(5);
+    vast.knobs.faults.destroy.length = 0;
+    await instanceWhen(ready.id, 'terminated', 180);
+    const spent = onlyBill(simulation).totalUsd;
+    expect(spent).toBeGreaterThan(limitUsd * 0.8);
+    expect(spent).toBeLessThanOrEqual(limitUsd);
+  });
+
+  it('on the life of an instance end it, and a request may ask for less but not for more', async ({
+    simulate,
+  }) => {
+    const { vast, replica, rent, show, readyInstance, pass, instanceWhen } = await simulate({
+      env: { INSTANCE_MAX_LIFETIME_HOURS: '2' },
+      money: true,
+    });
+    const begun = replica.clock.now().getTime();
+    const long = await show(await rent({ maxLifetimeHours: 100 }));
+    expect(long.expiresAt).toBe(new Date(begun + 2 * HOUR_SECONDS * 1000).toISOString());
+    const short = await readyInstance({ maxLifetimeHours: 0.1 });
+    expect(short.expiresAt).toBe(new Date(begun + 0.1 * HOUR_SECONDS * 1000).toISOString());
+    await pass((begun - replica.clock.now().getTime()) / 1000 + 0.1 * HOUR_SECONDS - 1);
+    expect((await show(short.id)).status).toBe('ready');
+    await instanceWhen(short.id, ({ status }) => status !== 'ready', 1 + MONEY_EVERY_MS / 1000);
+    const ended = await instanceWhen(short.id, 'terminated', 10);
+    expect(ended.terminationReason).toBe('lifetime_reached');
+    expect(vast.liveRentals()).toHaveLength(1);
+    expect((await show(long.id)).status).toBe('ready');
+  });
+});
+
+describe('the books', () => {
+  it('agree with the bill of the provider to the cent', async ({ simulate }) => {
+    const simulation = await simulate({
+      // In the seconds between a destruction and its confirmation it costs no cent.
+      vast: { offers: [{ ...dear, gpuPricePerHourUsd: 3 }] },
+      env: rich,
+    });
+    const { instances, readyInstance, pass, instanceWhen } = simulation;
+    const { id } = await readyInstance();
+    await pass(0.25 * HOUR_SECONDS);
+    await instances.end(id, { drain: false });
+    const ended = await instanceWhen(id, 'terminated');
+
+    const books = await readBooks(simulation, { groupBy: 'instance', instanceId: id });
+    const [entry] = books.groups;
+    if (entry === undefined) throw new Error('It is not in the books.');
+    const bill = onlyBill(simulation);
+    expect(books.groups).toHaveLength(1);
+    expect(entry).toMatchObject({ key: id, final: true });
+    expect(entry.totalUsd).toBeGreaterThan(0.75);
+    // Rather too much than too little.
+    for (const part of ['gpuUsd', 'storageUsd'] as const) {
+      expect(entry[part]).toBeGreaterThanOrEqual(bill[part] - 1e-6);
+      expect(entry[part] - bill[part]).toBeLessThan(0.005);
+    }
+    expect(ended.costUsd).toBeCloseTo(entry.gpuUsd + entry.storageUsd, 9);
+  });
+
+  it('follow a price that the host raises while the machine cannot be destroyed', async ({ simulate }) => {
+    const simulation = await simulate({ vast: { offers: [dear], creditUsd: 1000 }, env: rich });
+    const { vast, replica, instances, readyInstance, pass, instanceWhen } = simulation;
+    const { id, rentals } = await readyInstance();
+    vast.knobs.faults.destroy.push(...Array.from({ length: 1000 }, () => 'noop' as const));
+    await instances.end(id, { drain: false });
+    await pass(600);
+    vast.strike(Number(rentals[0]?.providerInstanceId), 'price-raised');
+    const raisedAt = replica.clock.now().getTime();
+    // Tries are up to a minute apart.
+    const ending = await instanceWhen(id, ({ pricePerHourUsd }) => (pricePerHourUsd ?? 0) > 2 * 90, 61);
+    expect(ending.status).toBe('terminating');
+    const unseenHours = (replica.clock.now().getTime() - raisedAt) / 3_600_000;
+    await pass(600);
+    vast.knobs.faults.destroy.length = 0;
+    await instanceWhen(id, 'terminated', 180);
+    const { total } = await readBooks(simulation);
+    const { gpuUsd: billedUsd } = onlyBill(simulation);
+    expect(billedUsd).toBeGreaterThan((600 / HOUR_SECONDS) * (90 + 2 * 90));
+    // Nothing is missing but what nobody could know of, and nothing is too much but the time until it was seen gone.
+    expect(total.gpuUsd).toBeGreaterThanOrEqual(billedUsd - unseenHours * 90 - 1e-6);
+    expect(total.gpuUsd).toBeLessThan(billedUsd + (61 / HOUR_SECONDS) * 2 * 90);
+  });
+
+  it('add up by day, by instance and by key, page by page', async ({ simulate }) => {
+    const simulation = await simulate({
+      startsAt: new Date(midnight.getTime() - 60_000 + 86_400_000),
+      vast: { offers: [dear] },
+      env: { ...rich, MAX_INSTANCES: '2' },
+    });
+    const { replica, instances, readyInstance, pass, instanceWhen } = simulation;
+    const first = dayName(replica.clock.now());
+    const ids = [(await readyInstance()).id, (await readyInstance({ apiKey: 'studio' })).id];
+    await pass(120);
+    for (const id of ids) {
+      await instances.end(id, { drain: false });
+      await instanceWhen(id, 'terminated');
+    }
+    const byDay = await readBooks(simulation);
+    const byKey = await readBooks(simulation, { groupBy: 'apiKey' });
+    expect(byDay.total).toEqual(byKey.total);
+    expect(byDay.groups.map(({ key }) => key)).toEqual([dayName(replica.clock.now()), first]);
+    expect(byKey.groups.map(({ key }) => key)).toEqual(['studio', '']);
+    for (const { groups, total } of [byDay, byKey]) {
+      const sum = groups.reduce((usd, { totalUsd }) => usd + totalUsd, 0);
+      expect(sum).toBeCloseTo(total.totalUsd, 9);
+    }
+
+    const pages: string[] = [];
+    let cursor: string | null | undefined;
+    while (cursor !== null) {
+      const page: CostPage = await readBooks(simulation, { groupBy: 'instance', limit: 1, cursor });
+      pages.push(...page.groups.map(({ key }) => key));
+      cursor = page.nextCursor;
+    }
+    expect(pages).toEqual(ids.toReversed());
+    const none = await readBooks(simulation, { from: '2020-01-01', to: '2020-12-31' });
+    expect(none).toMatchObject({ groups: [], total: { totalUsd: 0 } });
+  });
+
+  it('show what is still billing, and are then not final', async ({ simulate }) => {
+    const simulation = await simulate({ vast: { offers: [dear] }, env: rich });
+    await simulation.readyInstance();
+    await simulation.pass(60);
+    const { total } = await readBooks(simulation);
+    expect(total.final).toBe(false);
+    expect(total.totalUsd).toBeGreaterThan(1.5);
+    const { gpuUsd, storageUsd } = onlyBill(simulation);
+    expect(total.gpuUsd).toBeCloseTo(gpuUsd, 5);
+    expect(total.storageUsd).toBeCloseTo(storageUsd, 5);
+  });
+});
+
+describe('an estimate', () => {
+  it('counts in the worst case every machine that may be tried before one gets ready', async ({
+    simulate,
+  }) => {
+    const simulation = await simulate({
+      env: {
+        MAX_PRICE_PER_HOUR_USD: '0.9',
+        MAX_RENTALS_PER_INSTANCE: '3',
+        JOB_MAX_ATTEMPTS: '2',
+        LOADING_TIMEOUT_SECONDS: '1800',
+        STARTING_TIMEOUT_SECONDS: '1800',
+        JOB_TIME_LIMIT_SECONDS: '3600',
+      },
+    });
+    const { worstCaseUsd, pricePerHourUsd } = await estimate(simulation);
+    // An hour for each boot, the first at the price of the offer, and for each of two runs.
+    const hoursAtHighestPrice = 2 * (3 + 1) - 1;
+    expect(worstCaseUsd).toBeGreaterThanOrEqual(hoursAtHighestPrice * 0.9 + (pricePerHourUsd ?? 1));
+    expect(worstCaseUsd).toBeLessThan((hoursAtHighestPrice + 2) * 0.9);
+  });
+
+  it('says that there may be no further instance', async ({ simulate }) => {
+    const simulation = await simulate({ env: { MAX_INSTANCES: '1' } });
+    await simulation.readyInstance();
+    const wanted = { requirements: wish({ minVramGb: 40 }) };
+    expect(await estimate(simulation, wanted)).toMatchObject({
+      place: { kind: 'offer' },
+      obstacle: expect.stringMatching(/MAX_INSTANCES/),
+    });
+    await expect(simulation.rent(wanted)).rejects.toMatchObject({ extra: { limitName: 'MAX_INSTANCES' } });
+  });
+
+  it('does not count on an instance that does not answer', async ({ simulate }) => {
+    const simulation = await simulate();
+    const { vast, replica, readyInstance, pass, show } = simulation;
+    const { id, rentals } = await readyInstance();
+    expect((await estimate(simulation)).place).toEqual({ kind: 'instance', instanceId: id });
+    vast.strike(Number(rentals[0]?.providerInstanceId), 'comfyui-gone');
+    await pass(replica.config.INSTANCE_CHECK_SECONDS + 1);
+    expect(await show(id)).toMatchObject({ status: 'ready', reachable: false });
+    expect((await estimate(simulation)).place.kind).toBe('offer');
+    expect(await estimate(simulation, { instanceId: id })).toMatchObject({
+      place: { kind: 'none' },
+      obstacle: expect.stringMatching(/does not answer/),
+    });
   });
 });
