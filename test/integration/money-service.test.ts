@@ -1,7 +1,7 @@
 // Money, asked of the whole service: limits that refuse, books that jobs share, estimates, and credit that is watched.
 import { describe, expect } from 'vitest';
 import type { JobCost } from '../../src/jobs/cost.ts';
-import type { OfferSpec } from '../doubles/vast/index.ts';
+import { dear, rich } from '../support/dear-machines.ts';
 import { it as base, withEnv, type Instance, type Renting } from '../support/renting.ts';
 import { emptyImage } from '../support/workflows.ts';
 
@@ -41,24 +41,6 @@ interface Estimate {
   worstCaseUsd: number | null;
   obstacle: string | null;
 }
-
-/** So dear that seconds cost cents. */
-const dear: OfferSpec = {
-  gpuName: 'RTX 4090',
-  gpuPricePerHourUsd: 90,
-  vramMb: 24_564,
-  downloadMbps: 1500,
-  reliability: 0.99,
-  slices: 4,
-};
-/** What dear machines need to be rented at all. */
-const rich = {
-  MAX_PRICE_PER_HOUR_USD: '1000',
-  MAX_TOTAL_PRICE_PER_HOUR_USD: 'none',
-  MAX_SPEND_PER_DAY_USD: 'none',
-  MAX_SPEND_PER_MONTH_USD: 'none',
-  CREDIT_RESERVE_HOURS: '0',
-};
 
 /** Nothing is rented but what a test asks for. */
 const it = base.extend('start', ({ start }) => withEnv(start, { FLEET_MAX: '0' }));

@@ -9,28 +9,10 @@ import { MONEY_EVERY_MS } from '../../src/fleet/money.ts';
 import { publicOfferId } from '../../src/instances/ranking.ts';
 import { requirementsSchema } from '../../src/instances/requirements.ts';
 import { createKnownNodes } from '../../src/jobs/known-nodes.ts';
-import type { OfferSpec } from '../doubles/vast/index.ts';
+import { dear, rich } from '../support/dear-machines.ts';
 import { it as base, type Simulation } from '../support/simulation.ts';
 
 const HOUR_SECONDS = 3600;
-
-/** So dear that seconds cost cents. */
-const dear: OfferSpec = {
-  gpuName: 'RTX 4090',
-  gpuPricePerHourUsd: 90,
-  vramMb: 24_564,
-  downloadMbps: 1500,
-  reliability: 0.99,
-  slices: 4,
-};
-/** What dear machines need to be rented at all. */
-const rich = {
-  MAX_PRICE_PER_HOUR_USD: '1000',
-  MAX_TOTAL_PRICE_PER_HOUR_USD: 'none',
-  MAX_SPEND_PER_DAY_USD: 'none',
-  MAX_SPEND_PER_MONTH_USD: 'none',
-  CREDIT_RESERVE_HOURS: '0',
-};
 
 /** When a day begins; not the next one, which may begin while this runs. */
 const midnight = startOfNextDay(startOfNextDay(new Date()));
