@@ -11,7 +11,7 @@ import { dispatch } from '../../src/jobs/dispatch.ts';
 import { withDeadManSwitch } from '../../src/vast/dead-man-script.ts';
 import { instantPhases } from '../doubles/vast/knobs.ts';
 import { it } from '../support/renting.ts';
-import { it as simulated, type Simulation } from '../support/simulation.ts';
+import { it as simulated, rentalOf, type Simulation } from '../support/simulation.ts';
 
 /** Whatever comes by itself comes within this, also on a busy machine. */
 const PATIENCE_MS = 40_000;
@@ -159,10 +159,6 @@ describe.concurrent('a rented machine', () => {
     },
   );
 });
-
-function rentalOf({ replica }: Pick<Simulation, 'replica'>) {
-  return replica.db.selectFrom('rentals').selectAll().executeTakeFirstOrThrow();
-}
 
 /** The only machine, as the provider knows it. */
 function recordOf({ vast }: Simulation) {

@@ -12,7 +12,6 @@ interface Job {
   id: string;
   status: string;
   waitingFor: string | null;
-  comingInstance: { message: string | null } | null;
   instanceId: string | null;
 }
 
@@ -33,7 +32,6 @@ const it = base.extend('startFleet', ({ start }) => async (options?: RentingOpti
       expect(status).toBe(201);
       return body.id;
     },
-    jobWhen,
     succeeded: (id: string) => jobWhen(id, ({ status }) => status === 'succeeded'),
     waits: (id: string, text: RegExp) => jobWhen(id, ({ waitingFor }) => text.test(waitingFor ?? '')),
     instancesWhen,

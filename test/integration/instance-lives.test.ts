@@ -4,12 +4,14 @@ import { describe, expect } from 'vitest';
 import { instantPhases } from '../doubles/vast/knobs.ts';
 import { eventually } from '../support/eventually.ts';
 import { it, type Instance } from '../support/renting.ts';
-import { it as simulated, type Simulate, type Simulation } from '../support/simulation.ts';
+import {
+  it as simulated,
+  machineOf,
+  type Instance as Simulated,
+  type Simulate,
+  type Simulation,
+} from '../support/simulation.ts';
 
-type Simulated = Awaited<ReturnType<Simulation['show']>>;
-
-/** The rental at the provider. */
-const machineOf = ({ rentals }: Simulated): number => Number(rentals[0]?.providerInstanceId);
 const isUnreachable = ({ status, reachable }: Simulated): boolean => status === 'ready' && !reachable;
 
 /** A silent instance is kept until its limit is over, counted from now, and not a second longer. */

@@ -1,7 +1,5 @@
 // Host memory: a machine that failed is left alone for a while by every instance, and a measured boot beats an estimate.
 import { describe, expect } from 'vitest';
-import { requirementsSchema } from '../../src/instances/requirements.ts';
-import { presentOffer, presentRejected } from '../../src/instances/schemas.ts';
 import { instantPhases } from '../doubles/vast/knobs.ts';
 import type { OfferSpec } from '../doubles/vast/index.ts';
 import { it as whole } from '../support/renting.ts';
@@ -23,7 +21,7 @@ const it = simulated.extend(
   ({ simulate }) =>
     async (env: Record<string, string> = {}, vast: SimulationOptions['vast'] = {}) => {
       const simulation = await simulate({ vast: { offers: market, ...vast }, env });
-      const { instances, database, replica, pass } = simulation;
+      const { database, replica, pass } = simulation;
       const remembered = (machineId: number) =>
         database.db
           .selectFrom('machines')
@@ -32,11 +30,6 @@ const it = simulated.extend(
           .executeTakeFirst();
       return {
         ...simulation,
-        /** As `GET /offers` answers. */
-        offers: async () => {
-          const { offers, rejected } = await instances.offers(requirementsSchema.parse({}));
-          return { items: offers.map(presentOffer), rejected: rejected.map(presentRejected) };
-        },
         remembered,
         /** When a machine failed last, and until when it is left alone for that, in milliseconds since 1970. */
         cooling: async (machineId: number) => {

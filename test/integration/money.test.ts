@@ -6,11 +6,10 @@ import { GUARD_INTERVAL_MS } from '../../src/fleet/guard.ts';
 import { recordCosts } from '../../src/fleet/ledger.ts';
 import { dayName, startOfNextDay } from '../../src/fleet/limits.ts';
 import { MONEY_EVERY_MS } from '../../src/fleet/money.ts';
-import { publicOfferId } from '../../src/instances/ranking.ts';
 import { requirementsSchema } from '../../src/instances/requirements.ts';
 import { createKnownNodes } from '../../src/jobs/known-nodes.ts';
 import { dear, rich } from '../support/dear-machines.ts';
-import { it as base, type Simulation } from '../support/simulation.ts';
+import { it as base, machineOf, type Simulation } from '../support/simulation.ts';
 
 const HOUR_SECONDS = 3600;
 
@@ -68,11 +67,11 @@ describe('limits', () => {
   );
 
   it('refuse a chosen offer that is dearer than one machine may be', async ({ simulate }) => {
-    const { vast, instances, rent, instanceWhen } = await simulate({ vast: { offers: [dear] } });
+    const { vast, offers, rent, instanceWhen } = await simulate({ vast: { offers: [dear] } });
     vast.knobs.search.unappliedFilters.push('dph_total');
-    const [rejected] = (await instances.offers(wish({}))).rejected;
+    const [rejected] = (await offers()).rejected;
     if (rejected === undefined) throw new Error('The offer was not listed.');
-    const id = await rent({ offerId: publicOfferId(rejected.offer) });
+    const id = await rent({ offerId: rejected.id });
     // At once: it does not become cheaper.
     const ended = await instanceWhen(id, 'terminated', 1);
     expect(ended.terminationReason).toBe('limit_reached');
@@ -99,7 +98,7 @@ describe('limits', () => {
     const ready = await readyInstance();
     vast.knobs.faults.destroy.push(...Array.from({ length: 1000 }, () => 'noop' as const));
     for (let times = 0; times < 3; times += 1) {
-      vast.strike(Number(ready.rentals[0]?.providerInstanceId), 'price-raised');
+      vast.strike(machineOf(ready), 'price-raised');
     }
     const ending = await instanceWhen(ready.id, ({ terminationReason }) => terminationReason !== null);
     expect(ending.terminationReason).toBe('limit_reached');
@@ -182,7 +181,7 @@ describe('the books', () => {
     vast.knobs.faults.destroy.push(...Array.from({ length: 1000 }, () => 'noop' as const));
     await instances.end(id, { drain: false });
     await pass(600);
-    vast.strike(Number(rentals[0]?.providerInstanceId), 'price-raised');
+    vast.strike(machineOf({ rentals }), 'price-raised');
     const raisedAt = replica.clock.now().getTime();
     // Tries are up to a minute apart.
     const ending = await instanceWhen(id, ({ pricePerHourUsd }) => (pricePerHourUsd ?? 0) > 2 * 90, 61);
@@ -285,7 +284,7 @@ describe('an estimate', () => {
     const { vast, replica, readyInstance, pass, show } = simulation;
     const { id, rentals } = await readyInstance();
     expect((await estimate(simulation)).place).toEqual({ kind: 'instance', instanceId: id });
-    vast.strike(Number(rentals[0]?.providerInstanceId), 'comfyui-gone');
+    vast.strike(machineOf({ rentals }), 'comfyui-gone');
     await pass(replica.config.INSTANCE_CHECK_SECONDS + 1);
     expect(await show(id)).toMatchObject({ status: 'ready', reachable: false });
     expect((await estimate(simulation)).place.kind).toBe('offer');

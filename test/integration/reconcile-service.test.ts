@@ -2,6 +2,7 @@
 import { randomUUID } from 'node:crypto';
 import { describe, expect } from 'vitest';
 import type { VastDouble } from '../doubles/vast/index.ts';
+import { forget, labelled } from '../support/orphans.ts';
 import { it as base, withEnv, type Instance, type Renting } from '../support/renting.ts';
 import type { TestService } from '../support/service.ts';
 import { emptyImage } from '../support/workflows.ts';
@@ -25,18 +26,6 @@ const quick = {
 };
 
 const it = base.extend('start', ({ start }) => withEnv(start, quick));
-
-const labelled = (instanceId: string) => `cfy.test.${instanceId}.1`;
-
-/** As after the loss of the database: the machine goes on, and no record knows it. */
-async function forget(service: TestService, instanceId: string): Promise<void> {
-  const { db } = service.service.database;
-  await db.deleteFrom('slots').where('instance_id', '=', instanceId).execute();
-  const rentals = db.selectFrom('rentals').select('id').where('instance_id', '=', instanceId);
-  await db.deleteFrom('rental_costs').where('rental_id', 'in', rentals).execute();
-  await db.deleteFrom('rentals').where('instance_id', '=', instanceId).execute();
-  await db.deleteFrom('instances').where('id', '=', instanceId).execute();
-}
 
 /** An instance of the fleet that got another machine, since the first did not appear in time; then it appears. */
 async function machineThatCameLate({ vast, service, post }: Renting): Promise<Instance> {
@@ -88,7 +77,7 @@ describe.concurrent('a rental with our label and no record', () => {
   it('is destroyed after its grace, under a record that shows its reason and its cost', async ({ start }) => {
     const { vast, service, readyInstance, instanceWhen } = await start();
     const { id } = await readyInstance();
-    await forget(service, id);
+    await forget(service.service.database.db, id);
     await vast.until(() => vast.liveRentals().length === 0);
     const ended = await instanceWhen(id, 'terminated');
     expect(ended).toMatchObject({
@@ -118,7 +107,7 @@ describe.concurrent('a rental with our label and no record', () => {
   it('is only reported when the policy says so', async ({ start }) => {
     const { vast, service, readyInstance } = await start({ env: { ORPHAN_POLICY: 'report' } });
     const { id } = await readyInstance();
-    await forget(service, id);
+    await forget(service.service.database.db, id);
     const health = await service.until<Health>(
       '/health',
       ({ parts }) => parts['rentals']?.status === 'degraded',

@@ -4,18 +4,8 @@ import { randomUUID } from 'node:crypto';
 import { describe, expect } from 'vitest';
 import { listAccount } from '../../src/instances/account.ts';
 import { reconcile } from '../../src/instances/reconcile.ts';
-import { it, type Instance, type Simulate, type Simulation } from '../support/simulation.ts';
-
-const labelled = (instanceId: string) => `cfy.test.${instanceId}.1`;
-
-const machineOf = ({ rentals }: Instance): number => Number(rentals[0]?.providerInstanceId);
-
-/** As after the loss of the database: the machine goes on, and no record knows it. */
-async function forget({ replica: { db } }: Simulation, instanceId: string): Promise<void> {
-  await db.deleteFrom('slots').where('instance_id', '=', instanceId).execute();
-  await db.deleteFrom('rentals').where('instance_id', '=', instanceId).execute();
-  await db.deleteFrom('instances').where('id', '=', instanceId).execute();
-}
+import { forget, labelled } from '../support/orphans.ts';
+import { it, machineOf, type Instance, type Simulate, type Simulation } from '../support/simulation.ts';
 
 /** As when a create call that counted as failed makes its machine after all. */
 async function closeRecords(
@@ -77,7 +67,7 @@ describe('a rental with our label and no record', () => {
   }) => {
     const simulation = await simulate({ env: { ORPHAN_GRACE_SECONDS: '600', RECONCILE_SECONDS: '60' } });
     const { id } = await simulation.readyInstance();
-    await forget(simulation, id);
+    await forget(simulation.replica.db, id);
     const seconds = await secondsUntilGone(simulation);
     expect(seconds).toBeGreaterThanOrEqual(600);
     expect(seconds).toBeLessThanOrEqual(600 + 2 * 60);
@@ -97,7 +87,7 @@ describe('a rental with our label and no record', () => {
     });
     const { id } = await simulation.readyInstance();
     simulation.vast.knobs.faultChances.destroy = [{ fault: '503', chance: 1 }];
-    await forget(simulation, id);
+    await forget(simulation.replica.db, id);
     await simulation.passUntil(async () => (await simulation.list()).length === 1);
     expect(await simulation.show(id)).toMatchObject({ status: 'terminating' });
     await simulation.rent({ maxLifetimeHours: 1 });
@@ -107,7 +97,7 @@ describe('a rental with our label and no record', () => {
     const simulation = await simulate({ env: { ORPHAN_GRACE_SECONDS: '600', RECONCILE_SECONDS: '60' } });
     const { vast, replica } = simulation;
     const { id } = await simulation.readyInstance();
-    await forget(simulation, id);
+    await forget(simulation.replica.db, id);
     const { list } = vast.counters.calls;
     await simulation.pass(599);
     expect(vast.counters.calls.list - list).toBeGreaterThanOrEqual(9);
@@ -158,7 +148,7 @@ describe('a rental with our label and no record', () => {
     // With the switch, the machine would destroy itself.
     const simulation = await simulate({ env: { ORPHAN_POLICY: 'report', DEAD_MAN_SWITCH_MINUTES: '0' } });
     const { id } = await simulation.readyInstance();
-    await forget(simulation, id);
+    await forget(simulation.replica.db, id);
     const { list } = simulation.vast.counters.calls;
     await simulation.pass(3600);
     expect(simulation.vast.counters.calls.list - list).toBeGreaterThanOrEqual(60);
@@ -242,7 +232,7 @@ describe('a rental with our label and no record', () => {
   it('is destroyed even by the policy to adopt when nobody knows its secret', async ({ simulate }) => {
     const simulation = await simulate({ env: { ORPHAN_POLICY: 'adopt' } });
     const { id } = await simulation.readyInstance();
-    await forget(simulation, id);
+    await forget(simulation.replica.db, id);
     await secondsUntilGone(simulation);
     expect(simulation.vast.counters.destroyed).toBe(1);
   });
@@ -252,7 +242,7 @@ describe('a rental with our label and no record', () => {
     const { vast } = simulation;
     const { id } = await simulation.readyInstance();
     vast.knobs.faults.destroy.push('noop', 'lying-404', '503', 'auth-404');
-    await forget(simulation, id);
+    await forget(simulation.replica.db, id);
     await secondsUntilGone(simulation);
     await simulation.instanceWhen(id, 'terminated');
     expect(vast.knobs.faults.destroy).toHaveLength(0);

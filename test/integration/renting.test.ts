@@ -1,29 +1,17 @@
 // Renting on a clock of the test's own: from an offer to a ready machine, what can go wrong between, and to the second how long it may.
 import { describe, expect } from 'vitest';
-import { presentOffer } from '../../src/instances/schemas.ts';
 import { requirementsSchema } from '../../src/instances/requirements.ts';
 import { instantPhases } from '../doubles/vast/knobs.ts';
-import { it, type Simulation } from '../support/simulation.ts';
+import { it, machineOf, rentalOf } from '../support/simulation.ts';
 
 /** Where it is not the looks at a machine that count, they need not be many. */
 const seldom = { INSTANCE_POLL_SECONDS: '30' };
 
-/** What `GET /offers` shows of the offers that fit, the best first. */
-async function offersOf({ instances }: Simulation, requirements: object = {}) {
-  const { offers } = await instances.offers(requirementsSchema.parse(requirements));
-  return offers.map(presentOffer);
-}
-
-/** The only rental, as it is kept. */
-function rentalOf({ database }: Simulation) {
-  return database.db.selectFrom('rentals').selectAll().executeTakeFirstOrThrow();
-}
-
 describe('renting an instance', () => {
   it('rents the machine that the caller chose, and no other when it fails', async ({ simulate }) => {
     const simulation = await simulate();
-    const { vast, settled, pass } = simulation;
-    const [, chosen] = await offersOf(simulation);
+    const { vast, offers, settled, pass } = simulation;
+    const [, chosen] = (await offers()).items;
     if (chosen === undefined) throw new Error('The double has too few offers.');
     vast.knobs.machineFates[Number(chosen.machineId)] = 'oci-error';
     const ended = await settled({ offerId: chosen.id });
@@ -41,7 +29,7 @@ describe('renting an instance', () => {
     const simulation = await simulate({
       vast: { offers: [...cheap, { gpuName: 'RTX 5090', gpuPricePerHourUsd: 0.6 }] },
     });
-    const [chosen] = await offersOf(simulation, { gpuNames: ['RTX 5090'] });
+    const [chosen] = (await simulation.offers({ gpuNames: ['RTX 5090'] })).items;
     if (chosen === undefined) throw new Error('The machine is not listed.');
     const ready = await simulation.settled({ offerId: chosen.id });
     expect(ready).toMatchObject({ status: 'ready', gpuName: 'RTX 5090' });
@@ -128,7 +116,7 @@ describe('renting an instance', () => {
     });
     const id = await rent();
     const { rentals } = await instanceWhen(id, ({ phase }) => phase === 'starting');
-    const machine = vast.state.rentals.get(Number(rentals[0]?.providerInstanceId));
+    const machine = vast.state.rentals.get(machineOf({ rentals }));
     machine?.plan.log.push('\u0001\u0000\u0000Traceback');
     await pass(1199);
     expect((await show(id)).rentals[0]).toMatchObject({ endReason: null, status: 'active' });
@@ -270,7 +258,7 @@ describe('renting an instance', () => {
     });
     const id = await rent();
     const { rentals } = await instanceWhen(id, ({ phase }) => phase === 'starting');
-    const comfyUiOf = () => vast.comfyOf(Number(rentals[0]?.providerInstanceId));
+    const comfyUiOf = () => vast.comfyOf(machineOf({ rentals }));
     await vast.until(() => comfyUiOf() !== undefined);
     const insecure = await instanceWhen(id, ({ message }) => /plain HTTP/.test(message ?? ''));
     expect(insecure.rentals[0]).toMatchObject({ status: 'active', endReason: null });

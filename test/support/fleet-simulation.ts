@@ -2,7 +2,6 @@
 import { mkdtemp, rm } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
-import { it as base } from 'vitest';
 import { createLocalDiskStore } from '../../src/assets/local-disk.ts';
 import { createAssets } from '../../src/assets/service.ts';
 import { runFleet } from '../../src/fleet/fleet.ts';
@@ -15,6 +14,7 @@ import { jobRequestSchema } from '../../src/jobs/schemas.ts';
 import { createJobs, type JobService } from '../../src/jobs/service.ts';
 import type { InstanceBench } from './instance-bench.ts';
 import { fresh } from './jobs.ts';
+import { it as base } from './open.ts';
 import { createSimulation, openSimulation, type Simulation, type SimulationOptions } from './simulation.ts';
 import { emptyImage } from './workflows.ts';
 
@@ -33,10 +33,7 @@ export interface FleetSimulation extends Simulation {
 export type SimulateFleet = (options?: SimulationOptions) => Promise<FleetSimulation>;
 
 /** A test that starts simulations by `simulateFleet`; all of them are stopped after the test. */
-// oxlint-disable-next-line no-empty-pattern -- Vitest reads from it which other fixtures are needed
-export const it = base.extend('simulateFleet', async ({}, { onCleanup }) => {
-  const open = new AsyncDisposableStack();
-  onCleanup(() => open.disposeAsync());
+export const it = base.extend('simulateFleet', ({ open }) => {
   const simulateFleet: SimulateFleet = async (options) => {
     const { bench, rounds, advance } = await openSimulation(options);
     open.defer(() => bench.stop());

@@ -1,7 +1,8 @@
 // The whole service with a double of vast.ai, anew for each test, which others may run beside: instances are rented through the API.
-import { expect, it as base } from 'vitest';
+import { expect } from 'vitest';
 import { startVastDouble, type VastDouble } from '../doubles/vast/index.ts';
 import { instantPhases } from '../doubles/vast/knobs.ts';
+import { it as base } from './open.ts';
 import { startTestService, type Answer, type TestService } from './service.ts';
 
 interface Rental {
@@ -64,10 +65,7 @@ export type StartRenting = (options?: RentingOptions) => Promise<Renting>;
  * A test that starts what it rents with by `start`, as often as it likes; all of it is stopped after the test. A file with settings
  * of its own extends it: `override` would change it for the files that follow in the same worker too.
  */
-// oxlint-disable-next-line no-empty-pattern -- Vitest reads from it which other fixtures are needed
-export const it = base.extend('start', async ({}, { onCleanup }) => {
-  const open = new AsyncDisposableStack();
-  onCleanup(() => open.disposeAsync());
+export const it = base.extend('start', ({ open }) => {
   const start: StartRenting = async (options = {}) => {
     const vast = await startVastDouble({
       ...options.vast,

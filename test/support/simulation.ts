@@ -1,20 +1,27 @@
 // Instances on a clock of the test's own: what the queues of the service would carry is done by hand when it falls due, so that hours pass
 // in milliseconds, and nothing happens that the test does not let happen.
-import { it as base } from 'vitest';
+import type { RentalRow } from '../../src/database/tables.ts';
 import { MONEY_EVERY_MS, moneyUpkeep } from '../../src/fleet/money.ts';
 import { reconcile } from '../../src/instances/reconcile.ts';
 import { ProviderError } from '../../src/instances/provider.ts';
-import { presentInstance } from '../../src/instances/schemas.ts';
+import { requirementsSchema } from '../../src/instances/requirements.ts';
+import { presentInstance, presentOffer, presentRejected } from '../../src/instances/schemas.ts';
 import type { InstanceRequest } from '../../src/instances/service.ts';
 import { stepInstance } from '../../src/instances/steps.ts';
 import type { VastDoubleOptions } from '../doubles/vast/index.ts';
 import { manualClock } from '../doubles/vast/clock.ts';
 import { createInstanceBench, type InstanceBench } from './instance-bench.ts';
+import { it as base } from './open.ts';
 
 /** As callers of the API see it. */
 export type Instance = ReturnType<typeof presentInstance>;
 
 export interface Simulation extends Omit<InstanceBench, 'stop'> {
+  /** As `GET /offers` answers: those that fit, the best first, and those that do not. */
+  readonly offers: (requirements?: object) => Promise<{
+    items: ReturnType<typeof presentOffer>[];
+    rejected: ReturnType<typeof presentRejected>[];
+  }>;
   /** Requests an instance; its id. */
   readonly rent: (request?: Partial<InstanceRequest>) => Promise<string>;
   /** Requests an instance, and lets time pass until it is ready. */
@@ -56,11 +63,17 @@ const anHour = 3600;
 /** So much is never done at one moment, but by something that is due again at once, for ever. */
 const MOST_AT_ONE_MOMENT = 1000;
 
+/** The rental at the provider, by its number there. */
+export const machineOf = ({ rentals }: Pick<Instance, 'rentals'>): number =>
+  Number(rentals[0]?.providerInstanceId);
+
+/** The only rental, as it is kept. */
+export function rentalOf({ replica }: Pick<Simulation, 'replica'>): Promise<RentalRow> {
+  return replica.db.selectFrom('rentals').selectAll().executeTakeFirstOrThrow();
+}
+
 /** A test that starts simulations by `simulate`; all of them are stopped after the test. */
-// oxlint-disable-next-line no-empty-pattern -- Vitest reads from it which other fixtures are needed
-export const it = base.extend('simulate', async ({}, { onCleanup }) => {
-  const open = new AsyncDisposableStack();
-  onCleanup(() => open.disposeAsync());
+export const it = base.extend('simulate', ({ open }) => {
   const simulate: Simulate = async (options) => {
     const { bench, rounds, advance } = await openSimulation(options);
     open.defer(() => bench.stop());
@@ -171,6 +184,10 @@ export function createSimulation(
 
   const simulation: Simulation = {
     ...bench,
+    async offers(requirements = {}) {
+      const { offers, rejected } = await instances.offers(requirementsSchema.parse(requirements));
+      return { items: offers.map(presentOffer), rejected: rejected.map(presentRejected) };
+    },
     async rent(request = {}) {
       const asked = { requirements: undefined, offerId: undefined, apiKey: null, ...request };
       return (await instances.request(asked)).instance.id;
